@@ -1,0 +1,188 @@
+# Verbs for all that a contributor does: `make help`. What is built goes to $(B), objects to one folder
+# per variant: build/obj (the addon), build/test, build/asan, build/tsan (the C tests).
+B ?= build
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+NODE ?= node
+CLANG_FORMAT ?= clang-format
+
+OPT ?= -O2
+CFLAGS = -std=c11 $(OPT) -g -fPIC -fvisibility=hidden -D_GNU_SOURCE \
+	-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
+	-Wpointer-arith -Wvla -Werror
+DEPFLAGS = -MMD -MP
+
+# What a layer may include is what its compiler call can see: core its own headers, runtime core's too.
+# Headers that are not ours are system headers (-isystem), so that our warnings do not fall on them.
+HIREDIS_INC := $(addprefix -isystem ,$(patsubst -I%,%,$(filter -I%,$(shell pkg-config --cflags-only-I hiredis 2>/dev/null))))
+HIREDIS_A := $(shell $(CC) -print-file-name=libhiredis.a)
+
+# Node's own headers bring the uv.h of the libuv inside it; else the npm package and Debian's libuv1-dev.
+NODE_INC_OWN := $(shell $(NODE) -p 'require("node:path").resolve(process.execPath,"../../include/node")' 2>/dev/null)
+NODE_INC_NPM := $(shell $(NODE) -p 'require("node-api-headers").include_dir' 2>/dev/null)
+NODE_INC := $(addprefix -isystem ,$(firstword $(patsubst %/node_api.h,%, \
+	$(wildcard $(addsuffix /node_api.h,$(NODE_INC_OWN) $(NODE_INC_NPM))))))
+
+CORE_INC = -Icore
+RUNTIME_INC = -Icore -Iruntime $(HIREDIS_INC)
+BINDING_INC = -Icore -Iruntime -Ibinding $(HIREDIS_INC) $(NODE_INC)
+
+CORE_SRC := $(wildcard core/*.c)
+RUNTIME_SRC := $(wildcard runtime/*.c)
+BINDING_SRC := $(wildcard binding/*.c)
+C_FILES = $(wildcard core/*.[ch] runtime/*.[ch] binding/*.[ch] test/c/*.[ch])
+
+# The platform's name in prebuilds/, as Node spells it.
+PLATFORM := $(shell $(NODE) -p 'process.platform + "-" + process.arch' 2>/dev/null)
+
+.PHONY: all setup native js build prebuild demo test test-c test-node test-browser asan tsan \
+	lint format clean help c-tests
+.DEFAULT_GOAL := build
+
+## setup: install what is missing (Debian and npm packages)
+setup:
+	@scripts/setup.sh
+
+## build: the addon and the TypeScript facade
+build: native js
+
+## native: $(B)/affinity.node
+native: $(B)/affinity.node
+
+## js: js/dist from js/src
+js: build/js.stamp
+
+build/js.stamp: $(wildcard js/src/*.ts js/src/*/*.ts) tsconfig.json
+	@rm -rf js/dist
+	node_modules/.bin/tsc
+	@mkdir -p build && touch $@
+
+# --- the addon -------------------------------------------------------------------------------------
+
+OBJ := $(patsubst %.c,$(B)/obj/%.o,$(CORE_SRC) $(RUNTIME_SRC) $(BINDING_SRC))
+
+$(B)/obj/core/%.o: core/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(DEPFLAGS) $(CORE_INC) -c $< -o $@
+
+# The addon sees libuv through Node's headers where they have them: it runs on Node's libuv.
+$(B)/obj/runtime/%.o: runtime/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(DEPFLAGS) $(RUNTIME_INC) $(NODE_INC) -c $< -o $@
+
+$(B)/obj/binding/%.o: binding/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(DEPFLAGS) $(BINDING_INC) -c $< -o $@
+
+# libuv, OpenSSL and Node-API stay undefined: the Node process exports them. hiredis is linked in and
+# hidden, so that it can't collide with another addon's. Node is asked to resolve everything at load
+# (-z now): a symbol it lacks is an error at start, not in the middle of the night.
+$(B)/affinity.node: $(OBJ)
+	$(CC) -shared -o $@ $(OBJ) $(HIREDIS_A) -pthread -Wl,-z,now -Wl,--exclude-libs,ALL $(LDFLAGS)
+
+## prebuild: what `npm pack` ships (its prepack script calls this)
+prebuild: build
+	@mkdir -p prebuilds/$(PLATFORM)
+	strip --strip-debug -o prebuilds/$(PLATFORM)/affinity.node build/affinity.node
+
+# --- the C tests -----------------------------------------------------------------------------------
+# Each test/c/test_*.c is one cmocka program. test_core_* links core and nothing else; the others link
+# core, runtime, the helpers (test/c/*.c that are no test) and the system's libuv and hiredis.
+# VARIANT and SAN choose the folder and the sanitizer; `c-tests` is called once per variant.
+
+VARIANT ?= test
+SAN ?=
+V := $(B)/$(VARIANT)
+
+TESTS := $(patsubst test/c/%.c,%,$(wildcard test/c/test_*.c))
+CORE_TESTS := $(filter test_core_%,$(TESTS))
+OTHER_TESTS := $(filter-out test_core_%,$(TESTS))
+HELPERS := $(filter-out $(wildcard test/c/test_*.c),$(wildcard test/c/*.c))
+TEST_INC = -Itest/c $(CORE_INC)
+CORE_OBJ_V := $(CORE_SRC:%.c=$(V)/%.o)
+RUNTIME_OBJ_V := $(RUNTIME_SRC:%.c=$(V)/%.o)
+HELPER_OBJ_V := $(HELPERS:%.c=$(V)/%.o)
+TEST_LIBS = $(shell pkg-config --libs hiredis libuv) -lssl -lcrypto -pthread
+
+$(V)/core/%.o: core/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN) $(DEPFLAGS) $(CORE_INC) -DAFF_CHECK -c $< -o $@
+
+$(V)/runtime/%.o: runtime/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN) $(DEPFLAGS) $(RUNTIME_INC) -DAFF_CHECK -c $< -o $@
+
+$(V)/test/c/test_core_%.o: test/c/test_core_%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN) $(DEPFLAGS) $(TEST_INC) -DAFF_CHECK -c $< -o $@
+
+$(V)/test/c/%.o: test/c/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN) $(DEPFLAGS) $(TEST_INC) $(RUNTIME_INC) -DAFF_CHECK -c $< -o $@
+
+$(CORE_TESTS:%=$(V)/%): $(V)/%: $(V)/test/c/%.o $(CORE_OBJ_V)
+	$(CC) $(SAN) -o $@ $^ -lcmocka
+
+$(OTHER_TESTS:%=$(V)/%): $(V)/%: $(V)/test/c/%.o $(HELPER_OBJ_V) $(CORE_OBJ_V) $(RUNTIME_OBJ_V)
+	$(CC) $(SAN) -o $@ $^ -lcmocka $(TEST_LIBS)
+
+c-tests: $(TESTS:%=$(V)/%)
+
+# Kept between runs: make would take these for intermediate files.
+.SECONDARY:
+
+## test-c: the C tests
+test-c: c-tests
+	@$(NODE) scripts/test.mjs --c $(V)
+
+## asan: the C tests under the address and undefined behaviour sanitizers
+asan:
+	@$(MAKE) --no-print-directory c-tests VARIANT=asan OPT=-O1 \
+		SAN="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+	@$(NODE) scripts/test.mjs --c build/asan
+
+## tsan: the C tests under the thread sanitizer
+tsan:
+	@$(MAKE) --no-print-directory c-tests VARIANT=tsan OPT=-O1 SAN="-fsanitize=thread"
+	@$(NODE) scripts/test.mjs --c build/tsan
+
+# --- everything else -------------------------------------------------------------------------------
+
+## test: setup, build, then all tests; ends with `N passed, N failed`
+test: setup
+	@$(MAKE) --no-print-directory build c-tests
+	@$(NODE) scripts/test.mjs --c $(V) --node --browser
+
+## test-node: the Node tests (FILES="test/node/a.test.mjs ..." for some of them)
+test-node: build
+	@$(NODE) scripts/test.mjs --node $(FILES)
+
+## test-browser: the tests of the demo page in headless Chromium
+test-browser: build
+	@$(NODE) scripts/test.mjs --browser $(FILES)
+
+## demo: three servers behind a load balancer and a page to type in
+demo: setup
+	@$(MAKE) --no-print-directory build
+	@exec demo/run.sh
+
+## lint: format, layers, warnings of gcc and clang, types, imported symbols, README samples
+lint: setup
+	@$(MAKE) --no-print-directory build
+	@scripts/lint.sh
+
+## format: rewrite the C files in the project's style
+format:
+	$(CLANG_FORMAT) -i $(C_FILES)
+
+## clean: remove what the build made
+clean:
+	rm -rf build prebuilds js/dist
+
+## help: this list
+help:
+	@sed -n 's/^## \([a-z-]*\): /  \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+-include $(OBJ:.o=.d) $(wildcard $(V)/*/*.d $(V)/*/*/*.d)

@@ -1,0 +1,460 @@
+/*
+ * binding.c - Node-API: an aff_instance as an object of JavaScript. js/src/native.ts has the types.
+ *
+ *   open(options, onRecords) -> handle      onRecords(ArrayBuffer): a block of records (queue.h)
+ *   post(handle, kind, flag, code, socket, status, request, document, name, data) -> status
+ *   frame(handle, socket, data) -> status   the hot paths of post: a client's frame,
+ *   send(handle, proxies, data) -> status   a frame of Hocuspocus for proxy sockets
+ *   validUntil(handle), now() -> ms         stats(handle) -> object
+ *   close(handle)
+ *
+ * A handle is an external with a type tag. It is closed by close(), when it is collected, or when
+ * its environment (process or worker) ends, whichever comes first.
+ */
+#define NAPI_VERSION 8
+#include <node_api.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "instance.h"
+
+typedef struct {
+    aff_instance *instance; /* NULL: closed */
+    napi_threadsafe_function wake;
+    napi_env env;
+} handle;
+
+static const napi_type_tag handle_tag = {0x5ad1c0b7e6f94d21u, 0x9c3e80f1a2b74c65u};
+
+enum { COPY_BELOW = 16 << 10 }; /* smaller blocks are cheaper copied than wrapped */
+
+/* ---- Arguments ------------------------------------------------------------------------------- */
+
+#define CHECK(env, call)                                                                           \
+    do {                                                                                           \
+        if ((call) != napi_ok) {                                                                   \
+            throw_last(env);                                                                       \
+            return NULL;                                                                           \
+        }                                                                                          \
+    } while (0)
+
+static void throw_last(napi_env env) {
+    bool pending;
+    const napi_extended_error_info *info;
+    if (napi_is_exception_pending(env, &pending) == napi_ok && pending) return;
+    const char *text = "Node-API call failed";
+    if (napi_get_last_error_info(env, &info) == napi_ok && info->error_message) {
+        text = info->error_message;
+    }
+    napi_throw_error(env, "AFF_EINVAL", text);
+}
+
+static handle *get_handle(napi_env env, napi_value value) {
+    bool ours = false;
+    void *pointer = NULL;
+    if (napi_check_object_type_tag(env, value, &handle_tag, &ours) == napi_ok && ours &&
+        napi_get_value_external(env, value, &pointer) == napi_ok)
+        return pointer;
+    napi_throw_type_error(env, "AFF_EINVAL", "not a handle of this addon");
+    return NULL;
+}
+
+/* The bytes of a Uint8Array; undefined and null are empty. */
+static bool get_bytes(napi_env env, napi_value value, aff_slice *out) {
+    napi_valuetype type;
+    *out = (aff_slice){NULL, 0};
+    if (napi_typeof(env, value, &type) != napi_ok) return false;
+    if (type == napi_undefined || type == napi_null) return true;
+    napi_typedarray_type kind;
+    void *data;
+    size_t len;
+    if (napi_get_typedarray_info(env, value, &kind, &len, &data, NULL, NULL) != napi_ok ||
+        (kind != napi_uint8_array && kind != napi_uint32_array)) {
+        napi_throw_type_error(env, "AFF_EINVAL", "expected a Uint8Array or Uint32Array");
+        return false;
+    }
+    out->data = data;
+    out->len = kind == napi_uint32_array ? len * 4 : len;
+    return true;
+}
+
+static napi_value to_number(napi_env env, double number) {
+    napi_value value;
+    CHECK(env, napi_create_double(env, number, &value));
+    return value;
+}
+
+/* ---- Options ----------------------------------------------------------------------------------- */
+
+static char *get_string(napi_env env, napi_value object, const char *name) {
+    napi_value value;
+    napi_valuetype type;
+    size_t len;
+    if (napi_get_named_property(env, object, name, &value) != napi_ok ||
+        napi_typeof(env, value, &type) != napi_ok || type != napi_string ||
+        napi_get_value_string_utf8(env, value, NULL, 0, &len) != napi_ok)
+        return NULL;
+    char *text = malloc(len + 1);
+    if (text && napi_get_value_string_utf8(env, value, text, len + 1, &len) != napi_ok) {
+        free(text);
+        return NULL;
+    }
+    return text;
+}
+
+static double get_number(napi_env env, napi_value object, const char *name) {
+    napi_value value;
+    double number = 0;
+    if (napi_get_named_property(env, object, name, &value) == napi_ok) {
+        napi_get_value_double(env, value, &number);
+    }
+    return number;
+}
+
+static bool get_flag(napi_env env, napi_value object, const char *name) {
+    napi_value value;
+    bool flag = false;
+    if (napi_get_named_property(env, object, name, &value) == napi_ok) {
+        napi_get_value_bool(env, value, &flag);
+    }
+    return flag;
+}
+
+enum { SERVER_ID, PREFIX, HOST, PATH, USERNAME, PASSWORD, CLIENT_NAME, STRING_COUNT };
+
+static uint64_t random_seed(napi_env env, napi_value options) {
+    return (uint64_t)get_number(env, options, "seedHigh") << 32 |
+           (uint64_t)get_number(env, options, "seedLow");
+}
+
+static aff_instance_config get_config(napi_env env, napi_value options, char **strings) {
+    static const char *const names[STRING_COUNT] = {"serverId", "prefix",   "host",      "path",
+                                                    "username", "password", "clientName"};
+    for (int i = 0; i < STRING_COUNT; i++) strings[i] = get_string(env, options, names[i]);
+    uint64_t seed = random_seed(env, options);
+    return (aff_instance_config){
+        .engine = {.server_id = strings[SERVER_ID],
+                   .prefix = strings[PREFIX],
+                   .seed = seed,
+                   .lock_ttl_ms = (uint64_t)get_number(env, options, "lockTTL"),
+                   .proxy_socket_ttl_ms = (uint64_t)get_number(env, options, "proxySocketTTL"),
+                   .event_ttl_ms = (uint64_t)get_number(env, options, "customEventTTL"),
+                   .alive_every_ms = (uint64_t)get_number(env, options, "aliveEvery")},
+        .redis = {.host = strings[HOST],
+                  .port = (uint16_t)get_number(env, options, "port"),
+                  .path = strings[PATH],
+                  .username = strings[USERNAME],
+                  .password = strings[PASSWORD],
+                  .db = (uint32_t)get_number(env, options, "db"),
+                  .client_name = strings[CLIENT_NAME],
+                  .connect_timeout_ms = (uint32_t)get_number(env, options, "connectTimeout"),
+                  .seed = seed ^ 0x5bf03635u},
+        .pack = get_flag(env, options, "pack"),
+    };
+}
+
+/* ---- From the instance to JavaScript ------------------------------------------------------------- */
+
+static void free_block(napi_env env, void *data, void *hint) {
+    (void)env, (void)hint;
+    free(data);
+}
+
+/* The block as an ArrayBuffer, which owns its memory from then on. */
+static napi_value wrap_block(napi_env env, aff_block block) {
+    napi_value buffer;
+    void *copy;
+    if (block.len >= COPY_BELOW) {
+        if (napi_create_external_arraybuffer(env, block.data, block.len, free_block, NULL,
+                                             &buffer) == napi_ok)
+            return buffer;
+        /* Runtimes with a memory cage allow no external buffers: copy. */
+    }
+    if (napi_create_arraybuffer(env, block.len, &copy, &buffer) != napi_ok) return NULL;
+    memcpy(copy, block.data, block.len);
+    free(block.data);
+    return buffer;
+}
+
+static void on_wake(napi_env env, napi_value callback, void *context, void *data) {
+    handle *h = context;
+    (void)data;
+    if (!env || !callback || !h->instance) return;
+    aff_block block = aff_instance_take(h->instance);
+    if (!block.data) return;
+    uint64_t credit = block.credit;
+    napi_value buffer = wrap_block(env, block), undefined, result;
+    if (!buffer || napi_get_undefined(env, &undefined) != napi_ok) return;
+    napi_call_function(env, undefined, callback, 1, &buffer, &result);
+    if (h->instance) aff_instance_consumed(h->instance, credit);
+}
+
+static void wake(void *arg) {
+    handle *h = arg;
+    napi_call_threadsafe_function(h->wake, NULL, napi_tsfn_nonblocking);
+}
+
+/* ---- Opening and closing --------------------------------------------------------------------------- */
+
+static void close_handle(void *data) {
+    handle *h = data;
+    if (!h->instance) return;
+    aff_instance *instance = h->instance;
+    h->instance = NULL;
+    aff_instance_close(instance);
+    napi_release_threadsafe_function(h->wake, napi_tsfn_abort);
+}
+
+static void finalize_handle(napi_env env, void *data, void *hint) {
+    (void)hint;
+    napi_remove_env_cleanup_hook(env, close_handle, data);
+    close_handle(data);
+    free(data);
+}
+
+static bool make_wake(napi_env env, napi_value callback, handle *h) {
+    napi_value name;
+    return napi_create_string_utf8(env, "affinity", NAPI_AUTO_LENGTH, &name) == napi_ok &&
+           napi_create_threadsafe_function(env, callback, NULL, name, 0, 1, NULL, NULL, h, on_wake,
+                                           &h->wake) == napi_ok;
+}
+
+static napi_value open_instance(napi_env env, napi_callback_info info) {
+    size_t argc = 2;
+    napi_value argv[2], external;
+    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
+    handle *h = calloc(1, sizeof(*h));
+    if (!h || !make_wake(env, argv[1], h)) {
+        free(h);
+        throw_last(env);
+        return NULL;
+    }
+    char *strings[STRING_COUNT];
+    aff_instance_config config = get_config(env, argv[0], strings);
+    config.wake = wake;
+    config.arg = h;
+    int status = aff_instance_open(&config, &h->instance);
+    for (int i = 0; i < STRING_COUNT; i++) free(strings[i]);
+    if (status != 0) {
+        napi_release_threadsafe_function(h->wake, napi_tsfn_abort);
+        free(h);
+        napi_throw_error(env, aff_error_name(status), aff_error_text(status));
+        return NULL;
+    }
+    CHECK(env, napi_add_env_cleanup_hook(env, close_handle, h));
+    CHECK(env, napi_create_external(env, h, finalize_handle, NULL, &external));
+    CHECK(env, napi_type_tag_object(env, external, &handle_tag));
+    return external;
+}
+
+static napi_value close_instance(napi_env env, napi_callback_info info) {
+    size_t argc = 1;
+    napi_value argv[1];
+    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
+    handle *h = get_handle(env, argv[0]);
+    if (h) close_handle(h);
+    return NULL;
+}
+
+/* ---- From JavaScript to the instance ----------------------------------------------------------------- */
+
+static napi_value post_record(napi_env env, handle *h, const aff_record *record) {
+    int status = h->instance ? aff_instance_post(h->instance, record) : AFF_ECLOSED;
+    return to_number(env, status);
+}
+
+static napi_value js_post(napi_env env, napi_callback_info info) {
+    size_t argc = 10;
+    napi_value argv[10];
+    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
+    handle *h = get_handle(env, argv[0]);
+    if (!h) return NULL;
+    uint32_t kind, code;
+    double request;
+    aff_record record = {0};
+    CHECK(env, napi_get_value_uint32(env, argv[1], &kind));
+    CHECK(env, napi_get_value_bool(env, argv[2], &record.flag));
+    CHECK(env, napi_get_value_uint32(env, argv[3], &code));
+    CHECK(env, napi_get_value_uint32(env, argv[4], &record.socket));
+    CHECK(env, napi_get_value_int32(env, argv[5], &record.status));
+    CHECK(env, napi_get_value_double(env, argv[6], &request));
+    if (!get_bytes(env, argv[7], &record.document) || !get_bytes(env, argv[8], &record.name) ||
+        !get_bytes(env, argv[9], &record.data))
+        return NULL;
+    record.kind = (uint8_t)kind;
+    record.code = (uint16_t)code;
+    record.request = (uint64_t)request;
+    return post_record(env, h, &record);
+}
+
+static napi_value js_frame(napi_env env, napi_callback_info info) {
+    size_t argc = 3;
+    napi_value argv[3];
+    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
+    handle *h = get_handle(env, argv[0]);
+    aff_record record = {.kind = AFF_EV_SOCKET_FRAME};
+    if (!h || !get_bytes(env, argv[2], &record.data)) return NULL;
+    CHECK(env, napi_get_value_uint32(env, argv[1], &record.socket));
+    return post_record(env, h, &record);
+}
+
+static napi_value js_send(napi_env env, napi_callback_info info) {
+    size_t argc = 3;
+    napi_value argv[3];
+    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
+    handle *h = get_handle(env, argv[0]);
+    aff_record record = {.kind = AFF_EV_PROXY_SEND};
+    if (!h || !get_bytes(env, argv[1], &record.name) || !get_bytes(env, argv[2], &record.data))
+        return NULL;
+    return post_record(env, h, &record);
+}
+
+/* ---- Looking ------------------------------------------------------------------------------------------ */
+
+static napi_value js_valid_until(napi_env env, napi_callback_info info) {
+    size_t argc = 1;
+    napi_value argv[1];
+    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
+    handle *h = get_handle(env, argv[0]);
+    if (!h) return NULL;
+    return to_number(env, h->instance ? (double)aff_instance_valid_until(h->instance) : 0);
+}
+
+static napi_value js_now(napi_env env, napi_callback_info info) {
+    (void)info;
+    return to_number(env, (double)aff_now());
+}
+
+static napi_value js_stats(napi_env env, napi_callback_info info) {
+    size_t argc = 1;
+    napi_value argv[1], object;
+    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
+    handle *h = get_handle(env, argv[0]);
+    if (!h) return NULL;
+    aff_stats s = {0};
+    if (h->instance) aff_instance_stats(h->instance, &s);
+    const struct {
+        const char *name;
+        uint64_t value;
+    } fields[] = {
+        {"framesIn", s.frames_in},       {"framesOut", s.frames_out},
+        {"batchesIn", s.batches_in},     {"batchesOut", s.batches_out},
+        {"bytesIn", s.bytes_in},         {"bytesOut", s.bytes_out},
+        {"malformed", s.malformed},      {"stale", s.stale},
+        {"gaps", s.gaps},                {"takeovers", s.takeovers},
+        {"refused", s.refused},          {"overflows", s.overflows},
+        {"documents", s.documents},      {"documentsOwned", s.documents_owned},
+        {"sockets", s.sockets},          {"routes", s.routes},
+        {"proxies", s.proxies},          {"peers", s.peers},
+        {"backlog", s.backlog},          {"queued", s.queued},
+    };
+    CHECK(env, napi_create_object(env, &object));
+    for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++) {
+        napi_value value = to_number(env, (double)fields[i].value);
+        if (!value) return NULL;
+        CHECK(env, napi_set_named_property(env, object, fields[i].name, value));
+    }
+    return object;
+}
+
+/* ---- The module ----------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name;
+    int value;
+} constant;
+
+static const constant constants[] = {
+    {"SOCKET_OPEN", AFF_EV_SOCKET_OPEN},
+    {"SOCKET_CLOSE", AFF_EV_SOCKET_CLOSE},
+    {"ROUTE_END", AFF_EV_ROUTE_END},
+    {"PROXY_CLOSE", AFF_EV_PROXY_CLOSE},
+    {"CLAIM", AFF_EV_CLAIM},
+    {"UNUSE", AFF_EV_UNUSE},
+    {"EMIT", AFF_EV_EMIT},
+    {"EVENT_RESULT", AFF_EV_EVENT_RESULT},
+    {"SHUTDOWN", AFF_EV_SHUTDOWN},
+    {"PACKED", AFF_RECORD_PACKED},
+    {"UNPACKED", AFF_RECORD_UNPACKED},
+    {"ON_READY", AFF_ACT_READY},
+    {"ON_FAILED", AFF_ACT_FAILED},
+    {"ON_SEND", AFF_ACT_SEND},
+    {"ON_SOCKET_CLOSE", AFF_ACT_SOCKET_CLOSE},
+    {"ON_LOCAL", AFF_ACT_LOCAL},
+    {"ON_ROUTE", AFF_ACT_ROUTE},
+    {"ON_PROXY_OPEN", AFF_ACT_PROXY_OPEN},
+    {"ON_PROXY_FRAME", AFF_ACT_PROXY_FRAME},
+    {"ON_PROXY_ALIVE", AFF_ACT_PROXY_ALIVE},
+    {"ON_PROXY_CLOSE", AFF_ACT_PROXY_CLOSE},
+    {"ON_CLAIMED", AFF_ACT_CLAIMED},
+    {"ON_LOST", AFF_ACT_LOST},
+    {"ON_EVENT_RUN", AFF_ACT_EVENT_RUN},
+    {"ON_EVENT_LOCAL", AFF_ACT_EVENT_LOCAL},
+    {"ON_EVENT_DONE", AFF_ACT_EVENT_DONE},
+    {"ON_LOG", AFF_ACT_LOG},
+    {"ON_STOPPED", AFF_ACT_STOPPED},
+    {"ON_PACK", AFF_RECORD_PACK},
+    {"ON_UNPACK", AFF_RECORD_UNPACK},
+    {"USE_HOLD", AFF_USE_HOLD},
+    {"USE_LOADED", AFF_USE_LOADED},
+    {"USE_EVENT", AFF_USE_EVENT},
+    {"ROUTE_HERE", AFF_ROUTE_HERE},
+};
+
+static bool set_number(napi_env env, napi_value object, const char *name, int number) {
+    napi_value value;
+    return napi_create_int32(env, number, &value) == napi_ok &&
+           napi_set_named_property(env, object, name, value) == napi_ok;
+}
+
+static bool set_error(napi_env env, napi_value object, int error) {
+    napi_value key, pair, name, text;
+    return napi_create_int32(env, error, &key) == napi_ok &&
+           napi_create_array_with_length(env, 2, &pair) == napi_ok &&
+           napi_create_string_utf8(env, aff_error_name(error), NAPI_AUTO_LENGTH, &name) == napi_ok &&
+           napi_create_string_utf8(env, aff_error_text(error), NAPI_AUTO_LENGTH, &text) == napi_ok &&
+           napi_set_element(env, pair, 0, name) == napi_ok &&
+           napi_set_element(env, pair, 1, text) == napi_ok &&
+           napi_set_property(env, object, key, pair) == napi_ok;
+}
+
+/* `constants`: numbers of records and uses; `errors`: number -> [name, text]. */
+static bool set_tables(napi_env env, napi_value exports) {
+    napi_value numbers, errors;
+    if (napi_create_object(env, &numbers) != napi_ok || napi_create_object(env, &errors) != napi_ok)
+        return false;
+    for (size_t i = 0; i < sizeof(constants) / sizeof(*constants); i++) {
+        if (!set_number(env, numbers, constants[i].name, constants[i].value)) return false;
+    }
+    static const int all_errors[] = {
+#define X(name, value, text) value,
+        AFF_ERRORS(X)
+#undef X
+    };
+    for (size_t i = 0; i < sizeof(all_errors) / sizeof(*all_errors); i++) {
+        if (!set_error(env, errors, all_errors[i])) return false;
+    }
+    return napi_set_named_property(env, exports, "constants", numbers) == napi_ok &&
+           napi_set_named_property(env, exports, "errors", errors) == napi_ok;
+}
+
+NAPI_MODULE_INIT() {
+    if (!set_tables(env, exports)) {
+        throw_last(env);
+        return NULL;
+    }
+    static const struct {
+        const char *name;
+        napi_callback call;
+    } functions[] = {
+        {"open", open_instance}, {"close", close_instance}, {"post", js_post}, {"frame", js_frame},
+        {"send", js_send}, {"validUntil", js_valid_until}, {"now", js_now}, {"stats", js_stats},
+    };
+    for (size_t i = 0; i < sizeof(functions) / sizeof(*functions); i++) {
+        napi_value function;
+        CHECK(env, napi_create_function(env, functions[i].name, NAPI_AUTO_LENGTH,
+                                        functions[i].call, NULL, &function));
+        CHECK(env, napi_set_named_property(env, exports, functions[i].name, function));
+    }
+    return exports;
+}

@@ -1,0 +1,353 @@
+/*
+ * engine.h - what the parts of the engine share. Nothing here is public.
+ *
+ *   member.c  the membership of this server                  (is it alive, under which boot)
+ *   lease.c   documents and their leases                     (who owns what, and for how long)
+ *   link.c    ordered streams of frames from and to peers    (batches, sessions, credit)
+ *   origin.c  client sockets and their routes                (this server holds the socket)
+ *   owner.c   proxy sockets                                  (this server owns the document)
+ *   events.c  custom events
+ *   engine.c  dispatch, actions, time
+ */
+#ifndef AFF_ENGINE_H
+#define AFF_ENGINE_H
+
+#include "map.h"
+
+typedef struct aff__doc aff__doc;
+typedef struct aff__peer aff__peer;
+typedef struct aff__socket aff__socket;
+typedef struct aff__visit aff__visit;
+typedef struct aff__route aff__route;
+typedef struct aff__proxy aff__proxy;
+typedef struct aff__served aff__served;
+
+/* ---- Membership (member.c) -------------------------------------------------------------- */
+
+typedef enum {
+    AFF_MEMBER_OFFLINE,  /* no connection to Redis yet, or none any more before a first join */
+    AFF_MEMBER_JOINING,  /* the key is being set */
+    AFF_MEMBER_PROBING,  /* another boot has the key: is anybody listening on its channel? */
+    AFF_MEMBER_JOINED,   /* a member */
+    AFF_MEMBER_LEAVING,  /* shutting down */
+    AFF_MEMBER_STATES
+} aff__member_state;
+
+typedef struct {
+    aff__member_state state;
+    char boot[AFF_BOOT_LEN + 1];
+    char former[AFF_BOOT_LEN + 1];  /* the boot before this one; "" if none */
+    char rival[AFF_BOOT_LEN + 1];   /* PROBING: the boot that has the key */
+    uint64_t asked_at;              /* when the request in flight was sent */
+    uint64_t renew_at, valid_until; /* JOINED; `valid_until` is also kept when Redis is away */
+    uint64_t probe_at, probe_until; /* PROBING */
+    bool asking;                    /* a request is in flight */
+    bool redis_up, subscribed, announced;
+    uint64_t stop_at;               /* LEAVING: when to give up waiting */
+} aff__member;
+
+/* ---- Documents (lease.c) ---------------------------------------------------------------- */
+
+typedef enum {
+    AFF_DOC_FREE,      /* nothing is known, nothing is asked */
+    AFF_DOC_CLAIMING,  /* Redis has been asked for the lease */
+    AFF_DOC_CHECKING,  /* another server has it: is that one alive? */
+    AFF_DOC_OWNED,     /* the lease is ours, under `epoch` */
+    AFF_DOC_REMOTE,    /* `owner` has it, under `epoch` */
+    AFF_DOC_RELEASING, /* Redis has been asked to delete our record */
+    AFF_DOC_STATES
+} aff__doc_state;
+
+struct aff__doc {
+    aff__item item; /* by name; the name stands behind the structure */
+    aff__doc_state state;
+    uint64_t epoch;
+    aff__buf record;  /* OWNED, RELEASING: ours, as it is in Redis; CHECKING: the holder's */
+    aff__peer *owner; /* REMOTE */
+    uint32_t uses[AFF_USE_COUNT];
+    bool kept;        /* the app counts on the lease: owned before the boot changed */
+    bool peeked;      /* CLAIMING: only to look */
+    uint64_t refresh_at;
+    aff__list waiters; /* aff__waiter: claims and events that want the lease or its owner */
+    aff__list routes;  /* aff__route */
+    aff__list served;  /* aff__served */
+};
+
+typedef struct {
+    aff__list by_doc, by_time;
+    aff__doc *doc;
+    uint64_t request, deadline;
+    aff_use use; /* AFF_USE_EVENT: an event, see below; else a claim */
+    bool is_event, only_if_open;
+    aff__peer *peer;      /* an event: where it was sent, else NULL */
+    aff__list by_peer;    /* an event that was sent */
+    aff__item item;       /* an event, by request */
+    aff__buf document, name, data; /* an event */
+} aff__waiter;
+
+/* ---- Links (link.c) --------------------------------------------------------------------- */
+
+typedef enum {
+    AFF_FRAME_HELLO = 1,
+    AFF_FRAME_OPEN,
+    AFF_FRAME_OFFER,
+    AFF_FRAME_DATA,
+    AFF_FRAME_CLOSE,
+    AFF_FRAME_ALIVE,
+    AFF_FRAME_ACCEPT,
+    AFF_FRAME_REFUSE,
+    AFF_FRAME_OUT,
+    AFF_FRAME_KICK,
+    AFF_FRAME_EVENT,
+    AFF_FRAME_RESULT,
+    AFF_FRAME_FRAGMENT,
+    AFF_FRAME_BYE
+} aff__frame_type;
+
+struct aff__peer {
+    aff__item item; /* by boot */
+    char boot[AFF_BOOT_LEN + 1];
+    uint32_t number; /* of this peer, in this engine */
+    aff__buf server_id;
+    uint64_t session;
+
+    aff__buf queue; /* unsent frames, each behind its length; sent up to `queue_at` */
+    size_t queue_at;
+    uint64_t out_seq, out_bytes, out_limit, acked_seq;
+    uint64_t spoken_at; /* when the last batch was sent */
+
+    uint64_t in_seq, in_bytes, in_limit;
+    aff__buf fragment; /* a frame in pieces, as far as it has come */
+    uint64_t heard_at;
+    bool ack_wanted; /* something was received that is not yet acknowledged */
+    uint64_t ack_at;
+
+    bool checking; /* its membership has been asked for */
+    uint64_t check_at;
+    bool broken; /* something could not be queued: the session ends at the next flush */
+    aff__list dirty; /* in engine->dirty while there is something to flush */
+
+    aff__list visits, proxies, events;
+    aff__buf targets; /* scratch of PROXY_SEND */
+    uint32_t target_count;
+};
+
+/* ---- The origin's side (origin.c) ------------------------------------------------------- */
+
+struct aff__socket {
+    aff__item item; /* by id */
+    uint32_t id;
+    bool closed; /* the engine has given it up; the app has not yet said so */
+    aff__buf request;
+    aff__list routes, visits;
+    uint32_t route_count, pending_count;
+    size_t held_bytes;
+    uint32_t held_count;
+    uint64_t active_at; /* when the last frame came */
+};
+
+/* A socket's proxy at one peer. */
+struct aff__visit {
+    aff__list by_socket, by_peer;
+    aff__socket *socket;
+    aff__peer *peer;
+    uint32_t route_count;
+    uint64_t active_at; /* when the peer last heard of this socket */
+};
+
+typedef enum {
+    AFF_ROUTE_WAITING, /* for the client's Auth frame */
+    AFF_ROUTE_LOOKUP,  /* for the owner's name */
+    AFF_ROUTE_OFFERED, /* sent to `visit->peer`, which has not said yet that it is the owner */
+    AFF_ROUTE_REMOTE,  /* served by `visit->peer` under `epoch` */
+    AFF_ROUTE_CLOSING, /* the client has ended it; the owner has not answered yet */
+    AFF_ROUTE_LOCAL,   /* served here */
+    AFF_ROUTE_STATES
+} aff__route_state;
+
+struct aff__route {
+    aff__item item; /* by socket and address; the key stands behind the structure */
+    aff__route_state state;
+    aff__socket *socket;
+    aff__doc *doc;
+    aff__visit *visit; /* OFFERED, REMOTE, CLOSING */
+    uint64_t epoch;    /* likewise */
+    uint32_t taken;    /* frames that came from the app */
+    aff__buf held;     /* frames not yet accepted by an owner, each behind its length */
+    uint32_t held_count;
+    aff__list by_socket, by_doc;
+};
+
+/* ---- The owner's side (owner.c) --------------------------------------------------------- */
+
+struct aff__proxy {
+    aff__item item;      /* by id */
+    aff__item by_origin; /* by peer and the origin's socket */
+    uint32_t id, origin_socket;
+    uint8_t id_key[4], origin_key[8];
+    aff__peer *peer;
+    aff__list by_peer, routes;
+};
+
+/* One address of a proxy socket. */
+struct aff__served {
+    aff__item item; /* by proxy and address; the key stands behind the structure */
+    aff__proxy *proxy;
+    aff__doc *doc;
+    uint64_t epoch;
+    bool accepted; /* else: waits for the answer to our claim, its frames in `held` */
+    aff__buf held;
+    aff__list by_proxy, by_doc;
+};
+
+/* ---- The engine (engine.c) -------------------------------------------------------------- */
+
+typedef enum {
+    AFF_ASK_JOIN,
+    AFF_ASK_RENEW,
+    AFF_ASK_EVICT_RIVAL,
+    AFF_ASK_PROBE,
+    AFF_ASK_LEAVE,
+    AFF_ASK_CLAIM,
+    AFF_ASK_HOLDER,
+    AFF_ASK_RELEASE,
+    AFF_ASK_REFRESH,
+    AFF_ASK_PEER,
+    AFF_ASK_PUBLISHED
+} aff__ask_kind;
+
+/* A request to Redis that has not been answered. */
+typedef struct {
+    aff__item item; /* by id */
+    uint64_t id;
+    aff__ask_kind kind;
+    aff__doc *doc;                  /* a document is not freed while it is asked about */
+    char boot[AFF_BOOT_LEN + 1];    /* the peer it is about */
+} aff__ask;
+
+struct aff_engine {
+    aff__heap heap;
+    bool failed;
+    uint64_t now;
+    aff_config config; /* strings point to the copies below */
+    aff__buf server_id, prefix;
+    uint64_t random_state, next_id;
+    uint32_t next_proxy, next_peer;
+    aff__member member;
+    aff__map docs, peers, sockets, routes, proxies, proxies_by_origin, served, asks, events, running;
+    aff__list dirty;       /* aff__peer with something to flush */
+    aff__list claims;      /* aff__waiter that are claims, by deadline */
+    aff__list event_times; /* aff__waiter that are events, by deadline */
+    uint32_t pending_count; /* routes without an owner, of all sockets */
+    uint64_t scan_at;       /* the next look at idle sockets and old leases */
+    aff__list actions;
+    aff__list *current; /* the action handed out last */
+    aff__buf scratch, key;
+    aff_stats stats;
+};
+
+/* Makes an action at the end of the queue; the three slices are copied. */
+aff_action *aff__act(aff_engine *e, aff_action_type type, aff_slice document, aff_slice name,
+                     aff_slice data);
+void aff__log(aff_engine *e, int level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+uint64_t aff__random(aff_engine *e);
+
+/* Asks Redis; its answer goes to the part that `kind` belongs to. */
+void aff__ask_redis(aff_engine *e, aff__ask_kind kind, aff__doc *doc, const char *boot,
+                    aff_script script, int argc, const aff_slice *argv);
+/* `<prefix><kind>:<rest>` in engine->key. */
+aff_slice aff__key(aff_engine *e, const char *kind, aff_slice rest);
+void aff__new_boot(aff_engine *e);
+
+/* member.c */
+void aff__member_up(aff_engine *e);
+void aff__member_down(aff_engine *e);
+void aff__member_subscribed(aff_engine *e, bool yes);
+void aff__member_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);
+void aff__member_tick(aff_engine *e);
+uint64_t aff__member_deadline(const aff_engine *e);
+void aff__member_shutdown(aff_engine *e);
+bool aff__is_member(const aff_engine *e);
+
+/* lease.c */
+aff__doc *aff__doc_get(aff_engine *e, aff_slice name); /* makes it where there is none */
+aff__doc *aff__doc_find(const aff_engine *e, aff_slice name);
+void aff__doc_use(aff_engine *e, aff__doc *doc, aff_use use);
+void aff__doc_unuse(aff_engine *e, aff__doc *doc, aff_use use);
+/* Goes on with a document after anything about it has changed: asks for it, releases it, or
+ * forgets it (then false: the pointer is dead). */
+bool aff__doc_settle(aff_engine *e, aff__doc *doc);
+/* `peer` says that it does not own the document: whatever is remembered of that is forgotten. */
+void aff__doc_doubt(aff_engine *e, aff_slice name, const aff__peer *peer);
+void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer);
+void aff__doc_wait(aff_engine *e, aff__doc *doc, aff__waiter *waiter);
+void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);
+void aff__docs_resume(aff_engine *e);   /* a member again */
+void aff__docs_reclaim(aff_engine *e);  /* under a new boot */
+void aff__docs_release(aff_engine *e);  /* shutting down */
+void aff__docs_refresh(aff_engine *e);
+void aff__claim_timeout(aff_engine *e);
+void aff__waiter_free(aff_engine *e, aff__waiter *waiter);
+
+/* link.c */
+aff__peer *aff__peer_get(aff_engine *e, const char *boot); /* makes it where there is none */
+aff__peer *aff__peer_find(const aff_engine *e, aff_slice boot);
+bool aff__peer_alive(const aff_engine *e, const aff__peer *peer); /* heard of lately */
+void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why); /* frees it */
+void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);
+void aff__peers_tick(aff_engine *e);
+void aff__peers_reset(aff_engine *e);    /* our boot has changed: every link ends */
+void aff__peers_farewell(aff_engine *e);
+void aff__peers_credit(aff_engine *e);   /* the app has consumed something */
+uint64_t aff__peers_deadline(const aff_engine *e);
+void aff__link_receive(aff_engine *e, aff_slice batch);
+void aff__link_flush(aff_engine *e);
+/* Starts a frame in engine->scratch; finished by aff__frame_send(): AFF_EFULL changes nothing. */
+aff__buf *aff__frame(aff_engine *e, aff__frame_type type);
+int aff__frame_send(aff_engine *e, aff__peer *peer);
+
+/* origin.c */
+void aff__socket_open(aff_engine *e, const aff_event *event);
+void aff__socket_frame(aff_engine *e, uint32_t id, aff_slice frame);
+void aff__socket_closed(aff_engine *e, uint32_t id);
+void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address);
+void aff__route_place(aff_engine *e, aff__route *route);  /* the document's owner is known */
+void aff__route_fail(aff_engine *e, aff__route *route, const char *why);
+void aff__visits_end(aff_engine *e, aff__peer *peer);     /* the link is gone */
+void aff__sockets_scan(aff_engine *e);
+bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);
+
+/* owner.c */
+bool aff__owner_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);
+void aff__proxy_send(aff_engine *e, const uint32_t *proxies, uint32_t count, aff_slice frame);
+void aff__proxy_closed(aff_engine *e, uint32_t id, uint16_t code, aff_slice reason);
+void aff__proxies_end(aff_engine *e, aff__peer *peer);    /* the link is gone */
+void aff__served_place(aff_engine *e, aff__served *served); /* our claim has been answered */
+void aff__served_lost(aff_engine *e, aff__doc *doc);
+
+/* events.c */
+void aff__event_emit(aff_engine *e, const aff_event *event);
+void aff__event_place(aff_engine *e, aff__waiter *waiter);
+void aff__event_result(aff_engine *e, uint64_t token, int status, aff_slice data);
+void aff__events_requeue(aff_engine *e, aff__peer *peer);
+void aff__events_timeout(aff_engine *e);
+bool aff__event_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);
+
+/* Frames of Hocuspocus: address, type and, for Auth, its kind (docs/PROTOCOL.md). */
+enum { AFF_HP_AUTH = 2, AFF_HP_CLOSE = 7, AFF_HP_TOKEN = 0, AFF_HP_DENIED = 1 };
+enum { AFF_CLOSE_RESET = 4205, AFF_CLOSE_UNAUTHORIZED = 4401, AFF_CLOSE_TOO_BIG = 1009 };
+
+typedef struct {
+    aff_slice address, document, suffix; /* the suffix: NUL and the session, or empty */
+    aff_slice body;                      /* all behind the address */
+    uint64_t type, auth;                 /* `auth`: of an Auth frame */
+} aff__client_frame;
+
+bool aff__parse_client_frame(aff_slice frame, aff__client_frame *out);
+
+static inline aff_slice aff__none(void) {
+    return (aff_slice){NULL, 0};
+}
+
+#endif

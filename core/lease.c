@@ -1,0 +1,487 @@
+/*
+ * lease.c - documents and their leases.
+ *
+ *            claim                won
+ *   FREE ------------> CLAIMING ------------> OWNED --last use ends--> RELEASING --> FREE
+ *    ^  ^                |  ^  \                |
+ *    |  |         held by|  |   \held by        | a new boot: claim it anew
+ *    |  |     a stranger |  |    \a known peer  +------------------------> CLAIMING
+ *    |  |                v  |     v
+ *    |  +---- Redis -- CHECKING -> REMOTE --a claim of the app, or a refusal--> CLAIMING
+ *    |       is away   (dead: claim with its record expected)
+ *    +------- nobody wants it any more
+ *
+ * Invariants (aff_check): OWNED has an epoch and a record, and REMOTE an owner; a document without
+ * uses, waiters, routes and served addresses is not OWNED (I3), and is forgotten unless Redis is
+ * being asked about it.
+ */
+#include "engine.h"
+
+#include <stdio.h>
+
+/* A record outlives its server by this at most; refreshed at half. */
+static const uint64_t RECORD_TTL_MS = 24ull * 3600 * 1000;
+
+static const bool allowed[AFF_DOC_STATES][AFF_DOC_STATES] = {
+    [AFF_DOC_FREE] = {[AFF_DOC_CLAIMING] = 1},
+    [AFF_DOC_CLAIMING] = {[AFF_DOC_FREE] = 1,
+                          [AFF_DOC_OWNED] = 1,
+                          [AFF_DOC_CHECKING] = 1,
+                          [AFF_DOC_REMOTE] = 1},
+    [AFF_DOC_CHECKING] = {[AFF_DOC_FREE] = 1, [AFF_DOC_CLAIMING] = 1, [AFF_DOC_REMOTE] = 1},
+    [AFF_DOC_OWNED] = {[AFF_DOC_RELEASING] = 1, [AFF_DOC_FREE] = 1},
+    [AFF_DOC_REMOTE] = {[AFF_DOC_CLAIMING] = 1, [AFF_DOC_FREE] = 1},
+    [AFF_DOC_RELEASING] = {[AFF_DOC_FREE] = 1},
+};
+
+static void to(aff_engine *e, aff__doc *doc, aff__doc_state state) {
+    AFF_ASSERT(allowed[doc->state][state]);
+    if (doc->state == AFF_DOC_OWNED) e->stats.documents_owned--;
+    if (state == AFF_DOC_OWNED) e->stats.documents_owned++;
+    if (doc->state == AFF_DOC_REMOTE) doc->owner = NULL;
+    doc->state = state;
+}
+
+/* ---- The documents ----------------------------------------------------------------------- */
+
+aff__doc *aff__doc_find(const aff_engine *e, aff_slice name) {
+    aff__item *item = aff__map_get(&e->docs, name);
+    return item ? AFF_OF(item, aff__doc, item) : NULL;
+}
+
+aff__doc *aff__doc_get(aff_engine *e, aff_slice name) {
+    aff__doc *doc = aff__doc_find(e, name);
+    if (doc) return doc;
+    doc = aff__alloc(&e->heap, sizeof(*doc) + name.len);
+    memcpy(doc + 1, name.data, name.len);
+    doc->item.key = aff__slice(doc + 1, name.len);
+    aff__buf_init(&doc->record, &e->heap);
+    aff__list_init(&doc->waiters);
+    aff__list_init(&doc->routes);
+    aff__list_init(&doc->served);
+    aff__map_put(&e->docs, &doc->item);
+    return doc;
+}
+
+static bool is_used(const aff__doc *doc) {
+    for (int use = 0; use < AFF_USE_COUNT; use++) {
+        if (doc->uses[use]) return true;
+    }
+    return false;
+}
+
+static bool is_asked(const aff__doc *doc) {
+    return doc->state == AFF_DOC_CLAIMING || doc->state == AFF_DOC_CHECKING ||
+           doc->state == AFF_DOC_RELEASING;
+}
+
+/* Is there anything that waits for the owner's name? */
+static bool is_wanted(const aff__doc *doc) {
+    if (!aff__list_empty(&doc->waiters) || is_used(doc)) return true;
+    for (aff__list *i = doc->routes.next; i != &doc->routes; i = i->next) {
+        if (AFF_OF(i, aff__route, by_doc)->state == AFF_ROUTE_LOOKUP) return true;
+    }
+    return false;
+}
+
+void aff__doc_use(aff_engine *e, aff__doc *doc, aff_use use) {
+    (void)e;
+    doc->uses[use]++;
+}
+
+void aff__doc_unuse(aff_engine *e, aff__doc *doc, aff_use use) {
+    (void)e;
+    AFF_ASSERT(doc->uses[use] > 0);
+    doc->uses[use]--;
+}
+
+/* ---- Asking Redis ------------------------------------------------------------------------ */
+
+static aff_slice lease_key(aff_engine *e, const aff__doc *doc) {
+    return aff__key(e, "Lock", doc->item.key);
+}
+
+/* Only to look, where nobody is ready to take it: events that want an open document. */
+static bool wants_to_look_only(const aff__doc *doc) {
+    if (is_used(doc)) return false;
+    for (aff__list *i = doc->waiters.next; i != &doc->waiters; i = i->next) {
+        if (!AFF_OF(i, aff__waiter, by_doc)->only_if_open) return false;
+    }
+    for (aff__list *i = doc->routes.next; i != &doc->routes; i = i->next) {
+        if (AFF_OF(i, aff__route, by_doc)->state == AFF_ROUTE_LOOKUP) return false;
+    }
+    return true;
+}
+
+/* `expected`: the record that may be overwritten: a dead boot's, or of our own former boot. */
+static void claim(aff_engine *e, aff__doc *doc, aff_slice expected) {
+    char epoch[24], ttl[24];
+    snprintf(epoch, sizeof(epoch), "%llu", (unsigned long long)e->stats.epoch_max);
+    snprintf(ttl, sizeof(ttl), "%llu", (unsigned long long)RECORD_TTL_MS);
+    doc->peeked = wants_to_look_only(doc);
+    aff_slice argv[] = {lease_key(e, doc), aff__str(e->member.boot),
+                        aff__str(e->config.server_id), aff__str(epoch), expected,
+                        aff__str(ttl), aff__str(doc->peeked ? "1" : "0")};
+    to(e, doc, AFF_DOC_CLAIMING);
+    aff__ask_redis(e, AFF_ASK_CLAIM, doc, e->member.boot, AFF_SCRIPT_CLAIM, 7, argv);
+}
+
+static void release(aff_engine *e, aff__doc *doc) {
+    aff_slice argv[] = {lease_key(e, doc), aff__buf_slice(&doc->record)};
+    to(e, doc, AFF_DOC_RELEASING);
+    aff__ask_redis(e, AFF_ASK_RELEASE, doc, NULL, AFF_SCRIPT_RELEASE, 2, argv);
+}
+
+static void forget(aff_engine *e, aff__doc *doc) {
+    aff__map_remove(&e->docs, &doc->item);
+    aff__buf_free(&doc->record);
+    aff__release(&e->heap, doc);
+}
+
+static bool is_idle(const aff__doc *doc) {
+    return !is_used(doc) && aff__list_empty(&doc->waiters) && aff__list_empty(&doc->routes) &&
+           aff__list_empty(&doc->served);
+}
+
+bool aff__doc_settle(aff_engine *e, aff__doc *doc) {
+    if (is_asked(doc)) return true; /* the answer goes on */
+    if (doc->state == AFF_DOC_OWNED) {
+        if (!is_used(doc) && aff__list_empty(&doc->waiters)) {
+            release(e, doc);
+        }
+        return true;
+    }
+    if (is_idle(doc)) {
+        if (doc->state == AFF_DOC_REMOTE) to(e, doc, AFF_DOC_FREE);
+        forget(e, doc);
+        return false;
+    }
+    bool must_ask = doc->state == AFF_DOC_REMOTE ? !aff__list_empty(&doc->waiters)
+                                                 : is_wanted(doc);
+    if (must_ask && aff__is_member(e)) claim(e, doc, aff__none());
+    return true;
+}
+
+void aff__doc_doubt(aff_engine *e, aff_slice name, const aff__peer *peer) {
+    aff__doc *doc = aff__doc_find(e, name);
+    if (doc && doc->state == AFF_DOC_REMOTE && doc->owner == peer) to(e, doc, AFF_DOC_FREE);
+}
+
+void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer) {
+    for (aff__item *i = NULL; (i = aff__map_next(&e->docs, i));) {
+        aff__doc *doc = AFF_OF(i, aff__doc, item);
+        if (doc->owner == peer) to(e, doc, AFF_DOC_FREE);
+    }
+}
+
+/* Addresses that waited for the answer to our claim: accepted if we own it, else refused. */
+static void place_parked(aff_engine *e, aff__doc *doc) {
+    AFF_EACH(i, &doc->served) {
+        aff__served_place(e, AFF_OF(i, aff__served, by_doc));
+    }
+}
+
+/* ---- Answers to who waits ---------------------------------------------------------------- */
+
+void aff__waiter_free(aff_engine *e, aff__waiter *waiter) {
+    if (waiter->doc) aff__list_remove(&waiter->by_doc);
+    aff__list_remove(&waiter->by_time);
+    if (waiter->is_event) {
+        aff__list_remove(&waiter->by_peer);
+        aff__map_remove(&e->events, &waiter->item);
+        aff__buf_free(&waiter->document);
+        aff__buf_free(&waiter->name);
+        aff__buf_free(&waiter->data);
+    }
+    aff__release(&e->heap, waiter);
+}
+
+static void answer_claim(aff_engine *e, aff__waiter *waiter, int status, aff_slice owner) {
+    aff_action *act = aff__act(e, AFF_ACT_CLAIMED, aff__none(), owner, aff__none());
+    act->request = waiter->request;
+    act->status = status;
+    aff__waiter_free(e, waiter);
+}
+
+/* The document is OWNED or REMOTE now: everyone who waited gets on. */
+static void answer_all(aff_engine *e, aff__doc *doc) {
+    bool owned = doc->state == AFF_DOC_OWNED;
+    while (!aff__list_empty(&doc->waiters)) {
+        aff__waiter *waiter = AFF_OF(doc->waiters.next, aff__waiter, by_doc);
+        if (waiter->is_event) {
+            aff__event_place(e, waiter);
+        } else if (owned) {
+            aff__doc_use(e, doc, waiter->use);
+            answer_claim(e, waiter, 0, aff__none());
+        } else {
+            answer_claim(e, waiter, AFF_EOWNED, aff__buf_slice(&doc->owner->server_id));
+        }
+    }
+    place_parked(e, doc);
+    /* Placing a route can end others of its socket: start again after each. */
+    for (bool again = true; again;) {
+        again = false;
+        AFF_EACH(i, &doc->routes) {
+            aff__route *route = AFF_OF(i, aff__route, by_doc);
+            if (route->state == AFF_ROUTE_LOOKUP) {
+                aff__route_place(e, route);
+                again = true;
+                break;
+            }
+            bool outdated = route->visit && route->epoch != doc->epoch;
+            if (outdated) {
+                aff__route_fail(e, route, "the document has moved");
+                again = true;
+                break;
+            }
+        }
+    }
+}
+
+void aff__doc_wait(aff_engine *e, aff__doc *doc, aff__waiter *waiter) {
+    waiter->doc = doc;
+    aff__list_append(&doc->waiters, &waiter->by_doc);
+    if (doc->state == AFF_DOC_OWNED) {
+        answer_all(e, doc);
+    } else {
+        aff__doc_settle(e, doc);
+    }
+}
+
+/* This server has lost a document that the app counted on. */
+static void lost(aff_engine *e, aff__doc *doc) {
+    if (!doc->kept) return;
+    doc->kept = false;
+    for (int use = 0; use < AFF_USE_COUNT; use++) {
+        if (use != AFF_USE_ROUTE) doc->uses[use] = 0;
+    }
+    aff__served_lost(e, doc);
+    for (bool again = true; again;) {
+        again = false;
+        AFF_EACH(i, &doc->routes) {
+            aff__route *route = AFF_OF(i, aff__route, by_doc);
+            if (route->state != AFF_ROUTE_LOCAL) continue;
+            aff__route_fail(e, route, "the document has moved");
+            again = true;
+            break;
+        }
+    }
+    aff__act(e, AFF_ACT_LOST, doc->item.key, aff__none(), aff__none());
+}
+
+/* ---- Answers of Redis -------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t epoch;
+    aff_slice boot, server;
+} record_fields;
+
+static bool parse_record(aff_slice record, record_fields *out) {
+    size_t at = 0;
+    out->epoch = 0;
+    for (; at < record.len && record.data[at] >= '0' && record.data[at] <= '9'; at++) {
+        if (at == 19) return false;
+        out->epoch = out->epoch * 10 + (uint64_t)(record.data[at] - '0');
+    }
+    if (at == 0 || record.len < at + 1 + AFF_BOOT_LEN + 2) return false;
+    out->boot = aff__slice(record.data + at + 1, AFF_BOOT_LEN);
+    size_t server_at = at + 1 + AFF_BOOT_LEN + 1;
+    out->server = aff__slice(record.data + server_at, record.len - server_at);
+    return true;
+}
+
+static void saw_epoch(aff_engine *e, uint64_t epoch) {
+    if (epoch > e->stats.epoch_max) e->stats.epoch_max = epoch;
+}
+
+static void won(aff_engine *e, aff__doc *doc, aff_slice record, const record_fields *fields) {
+    to(e, doc, AFF_DOC_OWNED);
+    doc->epoch = fields->epoch;
+    doc->kept = false;
+    doc->record.len = 0;
+    aff__put(&doc->record, record.data, record.len);
+    doc->refresh_at = e->now + RECORD_TTL_MS / 2;
+    answer_all(e, doc);
+    aff__doc_settle(e, doc);
+}
+
+static void remote(aff_engine *e, aff__doc *doc, aff__peer *peer, const record_fields *fields) {
+    to(e, doc, AFF_DOC_REMOTE);
+    doc->owner = peer;
+    doc->epoch = fields->epoch;
+    if (peer->server_id.len == 0) {
+        aff__put(&peer->server_id, fields->server.data, fields->server.len);
+    }
+    lost(e, doc);
+    answer_all(e, doc);
+    aff__doc_settle(e, doc);
+}
+
+static void ask_holder(aff_engine *e, aff__doc *doc, aff_slice record, const record_fields *f) {
+    to(e, doc, AFF_DOC_CHECKING);
+    doc->record.len = 0;
+    aff__put(&doc->record, record.data, record.len);
+    aff_slice argv[] = {aff__key(e, "Server", f->server)};
+    aff__ask_redis(e, AFF_ASK_HOLDER, doc, (const char *)f->boot.data, AFF_COMMAND_GET, 1, argv);
+}
+
+/* Nobody has it, and nobody here wanted more than to know that. */
+static void not_open(aff_engine *e, aff__doc *doc) {
+    to(e, doc, AFF_DOC_FREE);
+    place_parked(e, doc);
+    AFF_EACH(i, &doc->waiters) {
+        aff__waiter *waiter = AFF_OF(i, aff__waiter, by_doc);
+        if (!waiter->only_if_open) continue; /* came later: claimed next */
+        aff_action *act = aff__act(e, AFF_ACT_EVENT_DONE, aff__none(), aff__none(), aff__none());
+        act->request = waiter->request;
+        act->status = AFF_ENOTOPEN;
+        aff__waiter_free(e, waiter);
+    }
+    aff__doc_settle(e, doc);
+}
+
+static void on_claim_answer(aff_engine *e, aff__doc *doc, const aff_event *reply) {
+    const aff_value *values = reply->values;
+    int64_t result = reply->value_count > 0 ? values[0].integer : -1;
+    if (result == 2) {
+        not_open(e, doc);
+        return;
+    }
+    record_fields fields;
+    aff_slice record = reply->value_count > 1 ? values[1].string : aff__none();
+    if (!parse_record(record, &fields)) {
+        aff__log(e, 1, "unreadable lease record of a document");
+        to(e, doc, AFF_DOC_FREE);
+        place_parked(e, doc);
+        return;
+    }
+    saw_epoch(e, fields.epoch);
+    if (result == 1) {
+        won(e, doc, record, &fields);
+        return;
+    }
+    aff__peer *peer = aff__peer_find(e, fields.boot);
+    bool is_former = memcmp(fields.boot.data, e->member.former, AFF_BOOT_LEN) == 0;
+    if (is_former) {
+        to(e, doc, AFF_DOC_FREE);
+        claim(e, doc, record);
+    } else if (peer && aff__peer_alive(e, peer)) {
+        remote(e, doc, peer, &fields);
+    } else {
+        ask_holder(e, doc, record, &fields);
+    }
+}
+
+static void on_holder_answer(aff_engine *e, aff__doc *doc, const aff__ask *ask,
+                             const aff_event *reply) {
+    aff_slice record = aff__buf_slice(&doc->record);
+    record_fields fields;
+    AFF_ASSERT(parse_record(record, &fields));
+    const aff_value *value = reply->value_count ? &reply->values[0] : NULL;
+    bool lives = value && value->type == AFF_VALUE_STRING &&
+                 aff__equal(value->string, aff__slice(ask->boot, AFF_BOOT_LEN));
+    if (lives) {
+        remote(e, doc, aff__peer_get(e, ask->boot), &fields);
+        return;
+    }
+    aff__log(e, 0, "taking a document over from %.*s, which is dead", (int)fields.server.len,
+             (const char *)fields.server.data);
+    e->stats.takeovers++;
+    claim(e, doc, record);
+}
+
+/* Our record is gone, or not ours any more: the next claim will tell. */
+static void on_refresh_answer(aff_engine *e, aff__doc *doc, const aff_event *reply) {
+    bool stands = reply->value_count && reply->values[0].integer == 1;
+    if (doc->state != AFF_DOC_OWNED || stands) return;
+    doc->kept = true;
+    to(e, doc, AFF_DOC_FREE);
+    aff__doc_settle(e, doc);
+}
+
+void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply) {
+    aff__doc *doc = ask->doc;
+    if (ask->kind == AFF_ASK_REFRESH) {
+        if (reply->status == 0) on_refresh_answer(e, doc, reply);
+        return;
+    }
+    bool outdated = ask->kind == AFF_ASK_CLAIM &&
+                    memcmp(ask->boot, e->member.boot, AFF_BOOT_LEN) != 0;
+    if (ask->kind == AFF_ASK_RELEASE) {
+        to(e, doc, AFF_DOC_FREE); /* a record that Redis kept falls to our own next claim */
+        aff__doc_settle(e, doc);
+    } else if (reply->status != 0 || outdated) {
+        to(e, doc, AFF_DOC_FREE);
+        place_parked(e, doc);
+        if (reply->status == AFF_ENOTCONN || outdated) aff__doc_settle(e, doc);
+        /* else: Redis said no; the next docs_resume() asks again */
+    } else if (ask->kind == AFF_ASK_CLAIM) {
+        on_claim_answer(e, doc, reply);
+    } else {
+        on_holder_answer(e, doc, ask, reply);
+    }
+}
+
+/* ---- All documents ----------------------------------------------------------------------- */
+
+/* Settling a document can forget it, so the walk is over a copy of the pointers. */
+static void each_doc(aff_engine *e, void (*visit)(aff_engine *, aff__doc *)) {
+    size_t count = e->docs.count, n = 0;
+    if (count == 0) return;
+    aff__doc **docs = aff__alloc(&e->heap, count * sizeof(*docs));
+    for (aff__item *i = NULL; (i = aff__map_next(&e->docs, i));) {
+        docs[n++] = AFF_OF(i, aff__doc, item);
+    }
+    for (size_t d = 0; d < n; d++) visit(e, docs[d]);
+    aff__release(&e->heap, docs);
+}
+
+static void resume(aff_engine *e, aff__doc *doc) {
+    aff__doc_settle(e, doc);
+}
+
+void aff__docs_resume(aff_engine *e) {
+    each_doc(e, resume);
+}
+
+static void reclaim(aff_engine *e, aff__doc *doc) {
+    if (doc->state != AFF_DOC_OWNED) return;
+    doc->kept = true;
+    to(e, doc, AFF_DOC_FREE);
+    (void)e;
+}
+
+void aff__docs_reclaim(aff_engine *e) {
+    each_doc(e, reclaim);
+}
+
+static void release_now(aff_engine *e, aff__doc *doc) {
+    if (doc->state == AFF_DOC_OWNED) release(e, doc);
+}
+
+void aff__docs_release(aff_engine *e) {
+    each_doc(e, release_now);
+}
+
+static void refresh(aff_engine *e, aff__doc *doc) {
+    if (doc->state != AFF_DOC_OWNED || e->now < doc->refresh_at) return;
+    char ttl[24];
+    snprintf(ttl, sizeof(ttl), "%llu", (unsigned long long)RECORD_TTL_MS);
+    aff_slice argv[] = {lease_key(e, doc), aff__buf_slice(&doc->record), aff__str(ttl)};
+    doc->refresh_at = e->now + RECORD_TTL_MS / 2;
+    aff__ask_redis(e, AFF_ASK_REFRESH, doc, NULL, AFF_SCRIPT_REFRESH, 3, argv);
+}
+
+void aff__docs_refresh(aff_engine *e) {
+    if (aff__is_member(e)) each_doc(e, refresh);
+}
+
+void aff__claim_timeout(aff_engine *e) {
+    while (!aff__list_empty(&e->claims)) {
+        aff__waiter *waiter = AFF_OF(e->claims.next, aff__waiter, by_time);
+        if (waiter->deadline > e->now) return;
+        aff__doc *doc = waiter->doc;
+        answer_claim(e, waiter, AFF_EREDIS, aff__none());
+        aff__doc_settle(e, doc);
+    }
+}

@@ -1,0 +1,549 @@
+/*
+ * link.c - ordered streams of frames between two servers. docs/PROTOCOL.md has the wire format.
+ *
+ * Everything for one peer in one loop turn goes out as batches, each one PUBLISH on the channel of
+ * the peer's boot. A batch says who sends it to whom, in which session of the pair, and its number;
+ * what was received, and how far the other side may go on (credit, in bytes of the session).
+ *
+ *   session s --a number is missing, in either direction--> session s + 1, both sides from 1
+ *
+ * Whoever notices a gap raises the session; the other side follows when it hears of it. What had
+ * been built on the old session (proxy sockets here, routes there) ends with it.
+ */
+#include "engine.h"
+
+enum {
+    VERSION = 1,
+    FLAG_FRAMES = 1,
+    FLAG_ANSWER = 2, /* the sender waits for an acknowledgement or for credit */
+    BATCH_MAX = 256 << 10,
+    FRAGMENT_MAX = 128 << 10,
+    WINDOW_MIN = 2 * BATCH_MAX, /* credit below one batch would stop a link for ever */
+    ACK_AFTER_MS = 200,
+    BEAT_UNACKED_MS = 1000,
+    IDLE_FORGET_MS = 600000
+};
+
+typedef struct {
+    char from[AFF_BOOT_LEN + 1], to[AFF_BOOT_LEN + 1];
+    uint8_t flags;
+    uint64_t session, seq, ack, limit;
+} batch_header;
+
+/* ---- Peers ------------------------------------------------------------------------------- */
+
+aff__peer *aff__peer_find(const aff_engine *e, aff_slice boot) {
+    aff__item *item = aff__map_get(&e->peers, boot);
+    return item ? AFF_OF(item, aff__peer, item) : NULL;
+}
+
+static void restart(aff__peer *peer, uint64_t session) {
+    peer->session = session;
+    aff__buf_free(&peer->queue);
+    aff__buf_free(&peer->fragment);
+    peer->queue_at = 0;
+    peer->out_seq = peer->out_bytes = peer->acked_seq = 0;
+    peer->in_seq = peer->in_bytes = 0;
+    peer->out_limit = peer->in_limit = WINDOW_MIN;
+    peer->ack_wanted = peer->broken = false;
+}
+
+aff__peer *aff__peer_get(aff_engine *e, const char *boot) {
+    aff__peer *peer = aff__peer_find(e, aff__slice(boot, AFF_BOOT_LEN));
+    if (peer) return peer;
+    peer = aff__alloc(&e->heap, sizeof(*peer));
+    memcpy(peer->boot, boot, AFF_BOOT_LEN);
+    peer->item.key = aff__slice(peer->boot, AFF_BOOT_LEN);
+    peer->number = ++e->next_peer;
+    aff__buf *bufs[] = {&peer->server_id, &peer->queue, &peer->fragment, &peer->targets};
+    for (size_t i = 0; i < sizeof(bufs) / sizeof(*bufs); i++) aff__buf_init(bufs[i], &e->heap);
+    aff__list *lists[] = {&peer->dirty, &peer->visits, &peer->proxies, &peer->events};
+    for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++) aff__list_init(lists[i]);
+    restart(peer, 1);
+    peer->spoken_at = peer->heard_at = e->now;
+    aff__map_put(&e->peers, &peer->item);
+    return peer;
+}
+
+bool aff__peer_alive(const aff_engine *e, const aff__peer *peer) {
+    return peer->in_seq > 0 && e->now - peer->heard_at < e->config.lock_ttl_ms / 2;
+}
+
+static void mark_dirty(aff_engine *e, aff__peer *peer) {
+    aff__list_remove(&peer->dirty);
+    aff__list_append(&e->dirty, &peer->dirty);
+}
+
+static void end_all(aff_engine *e, aff__peer *peer) {
+    aff__proxies_end(e, peer);
+    aff__visits_end(e, peer);
+    aff__events_requeue(e, peer);
+}
+
+/* Ends what was built on this session; the pair goes on under a higher one. */
+static void new_session(aff_engine *e, aff__peer *peer, uint64_t session) {
+    restart(peer, session);
+    mark_dirty(e, peer);
+    peer->ack_wanted = true;
+    peer->ack_at = e->now;
+    end_all(e, peer);
+}
+
+void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why) {
+    aff__log(e, 0, "server %.*s is gone (%s)", (int)peer->server_id.len,
+             (const char *)peer->server_id.data, why);
+    aff__map_remove(&e->peers, &peer->item);
+    aff__docs_forget_owner(e, peer);
+    end_all(e, peer);
+    aff__list_remove(&peer->dirty);
+    aff__buf *bufs[] = {&peer->server_id, &peer->queue, &peer->fragment, &peer->targets};
+    for (size_t i = 0; i < sizeof(bufs) / sizeof(*bufs); i++) aff__buf_free(bufs[i]);
+    aff__release(&e->heap, peer);
+}
+
+/* ---- Sending ------------------------------------------------------------------------------ */
+
+aff__buf *aff__frame(aff_engine *e, aff__frame_type type) {
+    e->scratch.len = 0;
+    aff__put_u8(&e->scratch, (uint8_t)type);
+    return &e->scratch;
+}
+
+static void enqueue(aff__peer *peer, aff_slice frame) {
+    aff__put_bytes(&peer->queue, frame);
+}
+
+static void enqueue_fragments(aff_engine *e, aff__peer *peer, aff_slice frame) {
+    aff__buf piece;
+    aff__buf_init(&piece, &e->heap);
+    for (uint64_t index = 0; frame.len > 0; index++) {
+        size_t len = frame.len < FRAGMENT_MAX ? frame.len : FRAGMENT_MAX;
+        aff_slice bytes;
+        aff__get(&frame, len, &bytes);
+        piece.len = 0;
+        aff__put_u8(&piece, AFF_FRAME_FRAGMENT);
+        aff__put_uint(&piece, index);
+        aff__put_u8(&piece, frame.len == 0);
+        aff__put(&piece, bytes.data, bytes.len);
+        enqueue(peer, aff__buf_slice(&piece));
+    }
+    aff__buf_free(&piece);
+}
+
+static void enqueue_hello(aff_engine *e, aff__peer *peer) {
+    aff__buf hello;
+    aff__buf_init(&hello, &e->heap);
+    aff__put_u8(&hello, AFF_FRAME_HELLO);
+    aff__put_bytes(&hello, aff__str(e->config.server_id));
+    enqueue(peer, aff__buf_slice(&hello));
+    aff__buf_free(&hello);
+}
+
+static size_t unsent(const aff__peer *peer) {
+    return peer->queue.len - peer->queue_at;
+}
+
+int aff__frame_send(aff_engine *e, aff__peer *peer) {
+    aff_slice frame = aff__buf_slice(&e->scratch);
+    if (frame.len > AFF_MESSAGE_MAX) return AFF_EFULL;
+    if (unsent(peer) + frame.len > e->config.link_queue_max) {
+        e->stats.overflows++;
+        peer->broken = true;
+        mark_dirty(e, peer);
+        return AFF_EFULL;
+    }
+    if (peer->out_seq == 0 && peer->queue.len == 0) enqueue_hello(e, peer);
+    if (frame.len > FRAGMENT_MAX) {
+        enqueue_fragments(e, peer, frame);
+    } else {
+        enqueue(peer, frame);
+    }
+    e->stats.frames_out++;
+    mark_dirty(e, peer);
+    return 0;
+}
+
+static uint64_t credit(const aff_engine *e, const aff__peer *peer) {
+    if (e->stats.backlog >= e->config.backlog_max) return peer->in_limit;
+    size_t share = e->config.backlog_max / (e->peers.count ? e->peers.count : 1);
+    size_t window = e->config.window < share ? e->config.window : share;
+    if (window < WINDOW_MIN) window = WINDOW_MIN;
+    uint64_t limit = peer->in_bytes + window;
+    return limit > peer->in_limit ? limit : peer->in_limit;
+}
+
+static void put_boot(aff__buf *out, const char *boot) {
+    static const char digits[] = "0123456789abcdef";
+    for (int i = 0; i < AFF_BOOT_LEN; i += 2) {
+        long high = strchr(digits, boot[i]) - digits, low = strchr(digits, boot[i + 1]) - digits;
+        aff__put_u8(out, (uint8_t)(high << 4 | low));
+    }
+}
+
+/* Publishes one batch; with no frames, a beat. */
+static void publish(aff_engine *e, aff__peer *peer, aff_slice frames) {
+    aff__buf *out = &e->scratch;
+    out->len = 0;
+    if (frames.len) peer->out_seq++;
+    peer->in_limit = credit(e, peer);
+    aff__put_u8(out, VERSION);
+    bool waits = !frames.len && (peer->acked_seq < peer->out_seq || unsent(peer) > 0);
+    aff__put_u8(out, (uint8_t)((frames.len ? FLAG_FRAMES : 0) | (waits ? FLAG_ANSWER : 0)));
+    put_boot(out, e->member.boot);
+    put_boot(out, peer->boot);
+    aff__put_uint(out, peer->session);
+    aff__put_uint(out, peer->out_seq);
+    aff__put_uint(out, peer->in_seq);
+    aff__put_uint(out, peer->in_limit);
+    aff__put(out, frames.data, frames.len);
+    aff_slice channel = aff__key(e, "Link", aff__str(peer->boot));
+    aff_action *act = aff__act(e, AFF_ACT_PUBLISH, aff__none(), channel, aff__buf_slice(out));
+    aff__ask *ask = aff__alloc(&e->heap, sizeof(*ask));
+    act->request = ask->id = ++e->next_id;
+    ask->kind = AFF_ASK_PUBLISHED;
+    memcpy(ask->boot, peer->boot, AFF_BOOT_LEN);
+    ask->item.key = aff__slice(&ask->id, sizeof(ask->id));
+    aff__map_put(&e->asks, &ask->item);
+    peer->out_bytes += frames.len;
+    peer->spoken_at = e->now;
+    peer->ack_wanted = false;
+    e->stats.batches_out++;
+    e->stats.bytes_out += out->len;
+}
+
+/* As many whole frames as fit into one batch; at least one. */
+static aff_slice next_batch(const aff__peer *peer) {
+    aff_slice rest = {peer->queue.data + peer->queue_at, unsent(peer)};
+    const uint8_t *start = rest.data;
+    size_t len = 0;
+    while (rest.len > 0) {
+        aff_slice frame;
+        AFF_ASSERT(aff__get_bytes(&rest, &frame));
+        size_t end = (size_t)(rest.data - start);
+        if (len > 0 && end > BATCH_MAX) break;
+        len = end;
+    }
+    return aff__slice(start, len);
+}
+
+static void drop_sent(aff__peer *peer) {
+    if (unsent(peer) == 0) {
+        /* A burst's memory is given back; a small buffer is kept for the next turn. */
+        if (peer->queue.cap > BATCH_MAX) aff__buf_free(&peer->queue);
+        peer->queue.len = peer->queue_at = 0;
+    } else if (peer->queue_at > peer->queue.len / 2) {
+        memmove(peer->queue.data, peer->queue.data + peer->queue_at, unsent(peer));
+        peer->queue.len = unsent(peer);
+        peer->queue_at = 0;
+    }
+}
+
+static void flush(aff_engine *e, aff__peer *peer) {
+    if (peer->broken) new_session(e, peer, peer->session + 1);
+    while (unsent(peer) > 0) {
+        aff_slice batch = next_batch(peer);
+        if (peer->out_bytes + batch.len > peer->out_limit) break;
+        publish(e, peer, batch);
+        peer->queue_at += batch.len;
+    }
+    drop_sent(peer);
+    if (peer->ack_wanted && e->now >= peer->ack_at) publish(e, peer, aff__none());
+}
+
+void aff__link_flush(aff_engine *e) {
+    if (!e->member.redis_up) return;
+    while (!aff__list_empty(&e->dirty)) {
+        aff__peer *peer = AFF_OF(e->dirty.next, aff__peer, dirty);
+        aff__list_remove(&peer->dirty);
+        flush(e, peer);
+    }
+}
+
+/* ---- Receiving ------------------------------------------------------------------------------ */
+
+static bool get_boot(aff_slice *rest, char *out) {
+    static const char digits[] = "0123456789abcdef";
+    aff_slice bytes;
+    if (!aff__get(rest, AFF_BOOT_LEN / 2, &bytes)) return false;
+    for (int i = 0; i < AFF_BOOT_LEN / 2; i++) {
+        out[2 * i] = digits[bytes.data[i] >> 4];
+        out[2 * i + 1] = digits[bytes.data[i] & 15];
+    }
+    out[AFF_BOOT_LEN] = '\0';
+    return true;
+}
+
+static bool get_header(aff_slice *rest, batch_header *out) {
+    uint8_t version;
+    return aff__get_u8(rest, &version) && version == VERSION && aff__get_u8(rest, &out->flags) &&
+           get_boot(rest, out->from) && get_boot(rest, out->to) &&
+           aff__get_uint(rest, &out->session) && aff__get_uint(rest, &out->seq) &&
+           aff__get_uint(rest, &out->ack) && aff__get_uint(rest, &out->limit) &&
+           out->session > 0;
+}
+
+static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame);
+
+static bool on_fragment(aff_engine *e, aff__peer *peer, aff_slice rest) {
+    uint64_t index;
+    uint8_t last;
+    if (!aff__get_uint(&rest, &index) || !aff__get_u8(&rest, &last)) return false;
+    if (index == 0) peer->fragment.len = 0;
+    if (index != 0 && peer->fragment.len == 0) return false;
+    if (peer->fragment.len + rest.len > AFF_MESSAGE_MAX) {
+        aff__buf_free(&peer->fragment);
+        return false;
+    }
+    aff__put(&peer->fragment, rest.data, rest.len);
+    if (!last) return true;
+    aff__buf whole = peer->fragment;
+    aff__buf_init(&peer->fragment, &e->heap);
+    bool ok = whole.data[0] != AFF_FRAME_FRAGMENT && whole.data[0] != AFF_FRAME_BYE &&
+              dispatch(e, peer, aff__buf_slice(&whole));
+    aff__buf_free(&whole);
+    return ok;
+}
+
+static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame) {
+    uint8_t type;
+    if (!aff__get_u8(&frame, &type)) return false;
+    e->stats.frames_in++;
+    switch ((aff__frame_type)type) {
+        case AFF_FRAME_HELLO:
+            if (!aff__get_bytes(&frame, &frame) || frame.len > AFF_SERVER_ID_MAX) return false;
+            peer->server_id.len = 0;
+            aff__put(&peer->server_id, frame.data, frame.len);
+            return true;
+        case AFF_FRAME_OPEN:
+        case AFF_FRAME_OFFER:
+        case AFF_FRAME_DATA:
+        case AFF_FRAME_CLOSE:
+        case AFF_FRAME_ALIVE: return aff__owner_frame(e, peer, (aff__frame_type)type, frame);
+        case AFF_FRAME_ACCEPT:
+        case AFF_FRAME_REFUSE:
+        case AFF_FRAME_OUT:
+        case AFF_FRAME_KICK: return aff__origin_frame(e, peer, (aff__frame_type)type, frame);
+        case AFF_FRAME_EVENT:
+        case AFF_FRAME_RESULT: return aff__event_frame(e, peer, (aff__frame_type)type, frame);
+        case AFF_FRAME_FRAGMENT: return on_fragment(e, peer, frame);
+        default: return false;
+    }
+}
+
+static void read_frames(aff_engine *e, aff__peer *peer, aff_slice rest) {
+    while (rest.len > 0) {
+        aff_slice frame;
+        if (!aff__get_bytes(&rest, &frame)) {
+            e->stats.malformed++;
+            return;
+        }
+        if (frame.len == 1 && frame.data[0] == AFF_FRAME_BYE) {
+            aff__peer_gone(e, peer, "it said goodbye");
+            return; /* the last frame of a link; `peer` is freed */
+        }
+        if (!dispatch(e, peer, frame)) e->stats.malformed++;
+    }
+}
+
+static void on_gap(aff_engine *e, aff__peer *peer) {
+    e->stats.gaps++;
+    aff__log(e, 1, "messages from server %.*s were lost", (int)peer->server_id.len,
+             (const char *)peer->server_id.data);
+    new_session(e, peer, peer->session + 1);
+}
+
+/* Is the batch of the session that both sides agree on? Follows or corrects the sender. */
+static bool same_session(aff_engine *e, aff__peer *peer, const batch_header *h) {
+    if (h->session < peer->session) { /* it has not heard of ours yet: tell it */
+        e->stats.stale++;
+        peer->ack_wanted = true;
+        peer->ack_at = e->now;
+        mark_dirty(e, peer);
+        return false;
+    }
+    if (h->session > peer->session) new_session(e, peer, h->session);
+    return true;
+}
+
+static void acknowledge_later(aff_engine *e, aff__peer *peer) {
+    if (!peer->ack_wanted) peer->ack_at = e->now + ACK_AFTER_MS;
+    peer->ack_wanted = true;
+    if (credit(e, peer) - peer->in_limit >= WINDOW_MIN / 4) {
+        peer->ack_at = e->now;
+        mark_dirty(e, peer);
+    }
+}
+
+void aff__link_receive(aff_engine *e, aff_slice batch) {
+    batch_header h;
+    aff_slice rest = batch;
+    e->stats.batches_in++;
+    e->stats.bytes_in += batch.len;
+    if (!get_header(&rest, &h)) {
+        e->stats.malformed++;
+        return;
+    }
+    if (memcmp(h.to, e->member.boot, AFF_BOOT_LEN) != 0 ||
+        memcmp(h.from, e->member.boot, AFF_BOOT_LEN) == 0 ||
+        e->member.state == AFF_MEMBER_LEAVING) {
+        e->stats.stale++;
+        return;
+    }
+    aff__peer *peer = aff__peer_get(e, h.from);
+    peer->heard_at = e->now;
+    if (!same_session(e, peer, &h)) return;
+    if (h.seq != peer->in_seq + (h.flags & FLAG_FRAMES)) {
+        on_gap(e, peer);
+        return;
+    }
+    peer->in_seq = h.seq;
+    if (h.ack > peer->acked_seq && h.ack <= peer->out_seq) peer->acked_seq = h.ack;
+    if (h.limit > peer->out_limit) {
+        peer->out_limit = h.limit;
+        if (unsent(peer)) mark_dirty(e, peer);
+    }
+    if (h.flags & FLAG_ANSWER) {
+        peer->ack_wanted = true;
+        peer->ack_at = e->now;
+        mark_dirty(e, peer);
+    }
+    if (!(h.flags & FLAG_FRAMES)) return;
+    peer->in_bytes += rest.len;
+    acknowledge_later(e, peer);
+    read_frames(e, peer, rest);
+}
+
+/* ---- Time ----------------------------------------------------------------------------------- */
+
+static bool is_active(const aff__peer *peer) {
+    return !aff__list_empty(&peer->visits) || !aff__list_empty(&peer->proxies) ||
+           !aff__list_empty(&peer->events) || peer->acked_seq < peer->out_seq || unsent(peer) > 0;
+}
+
+static uint64_t beat_every(const aff_engine *e, const aff__peer *peer) {
+    uint64_t lock = e->config.lock_ttl_ms / 3, proxy = e->config.proxy_socket_ttl_ms / 3;
+    uint64_t every = lock < proxy ? lock : proxy;
+    bool waits = peer->acked_seq < peer->out_seq || unsent(peer) > 0;
+    if (waits && every > BEAT_UNACKED_MS) return BEAT_UNACKED_MS;
+    return every;
+}
+
+/* Who has routes or events at a peer wants to know whether it lives. */
+static bool depends_on(const aff__peer *peer) {
+    return !aff__list_empty(&peer->visits) || !aff__list_empty(&peer->events);
+}
+
+static uint64_t check_due(const aff_engine *e, const aff__peer *peer) {
+    if (!depends_on(peer) || peer->checking) return UINT64_MAX;
+    uint64_t silent = peer->heard_at + e->config.lock_ttl_ms / 2;
+    return silent > peer->check_at ? silent : peer->check_at;
+}
+
+static void check(aff_engine *e, aff__peer *peer) {
+    if (!e->member.redis_up || peer->checking) return;
+    peer->checking = true;
+    peer->check_at = e->now + e->config.lock_ttl_ms / 10;
+    aff_slice argv[] = {aff__key(e, "Server", aff__buf_slice(&peer->server_id))};
+    aff__ask_redis(e, AFF_ASK_PEER, NULL, peer->boot, AFF_COMMAND_GET, 1, argv);
+}
+
+void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply) {
+    aff__peer *peer = aff__peer_find(e, aff__slice(ask->boot, AFF_BOOT_LEN));
+    if (!peer) return;
+    const aff_value *value = reply->value_count ? &reply->values[0] : NULL;
+    if (ask->kind == AFF_ASK_PUBLISHED) {
+        bool unheard = reply->status == 0 && value && value->integer == 0;
+        if (unheard && depends_on(peer) && e->now >= peer->check_at) check(e, peer);
+        return;
+    }
+    peer->checking = false;
+    if (reply->status != 0 || !value) return;
+    bool lives = value->type == AFF_VALUE_STRING &&
+                 aff__equal(value->string, aff__slice(peer->boot, AFF_BOOT_LEN));
+    if (!lives) aff__peer_gone(e, peer, "its membership has ended");
+}
+
+static void peer_tick(aff_engine *e, aff__peer *peer) {
+    if (!aff__list_empty(&peer->proxies) &&
+        e->now - peer->heard_at >= e->config.proxy_socket_ttl_ms) {
+        aff__log(e, 1, "nothing heard from server %.*s for proxySocketTTL",
+                 (int)peer->server_id.len, (const char *)peer->server_id.data);
+        new_session(e, peer, peer->session + 1);
+    }
+    if (peer->ack_wanted && e->now >= peer->ack_at) mark_dirty(e, peer);
+    if (!e->member.redis_up) return;
+    if (check_due(e, peer) <= e->now) check(e, peer);
+    if (is_active(peer) && e->now - peer->spoken_at >= beat_every(e, peer)) {
+        publish(e, peer, aff__none());
+    }
+}
+
+/* What is done for a peer can end it, so the walk is over a copy of the pointers. */
+static size_t copy_peers(aff_engine *e, aff__peer ***out) {
+    size_t n = 0;
+    *out = aff__alloc(&e->heap, (e->peers.count + 1) * sizeof(aff__peer *));
+    for (aff__item *i = NULL; (i = aff__map_next(&e->peers, i));) {
+        (*out)[n++] = AFF_OF(i, aff__peer, item);
+    }
+    return n;
+}
+
+void aff__peers_tick(aff_engine *e) {
+    aff__peer **peers;
+    size_t count = copy_peers(e, &peers);
+    for (size_t p = 0; p < count; p++) {
+        bool forget = !is_active(peers[p]) && e->now - peers[p]->heard_at > IDLE_FORGET_MS &&
+                      e->now - peers[p]->spoken_at > IDLE_FORGET_MS;
+        if (forget) {
+            aff__peer_gone(e, peers[p], "idle");
+        } else {
+            peer_tick(e, peers[p]);
+        }
+    }
+    aff__release(&e->heap, peers);
+}
+
+void aff__peers_reset(aff_engine *e) {
+    aff__peer **peers;
+    size_t count = copy_peers(e, &peers);
+    for (size_t p = 0; p < count; p++) aff__peer_gone(e, peers[p], "our own boot has ended");
+    aff__release(&e->heap, peers);
+}
+
+void aff__peers_farewell(aff_engine *e) {
+    for (aff__item *i = NULL; (i = aff__map_next(&e->peers, i));) {
+        aff__peer *peer = AFF_OF(i, aff__peer, item);
+        aff__frame(e, AFF_FRAME_BYE);
+        aff__frame_send(e, peer);
+    }
+    aff__link_flush(e);
+}
+
+void aff__peers_credit(aff_engine *e) {
+    for (aff__item *i = NULL; (i = aff__map_next(&e->peers, i));) {
+        aff__peer *peer = AFF_OF(i, aff__peer, item);
+        if (credit(e, peer) - peer->in_limit < WINDOW_MIN / 4) continue;
+        peer->ack_wanted = true;
+        peer->ack_at = e->now;
+        mark_dirty(e, peer);
+    }
+}
+
+uint64_t aff__peers_deadline(const aff_engine *e) {
+    uint64_t at = UINT64_MAX;
+    for (aff__item *i = NULL; (i = aff__map_next(&e->peers, i));) {
+        const aff__peer *peer = AFF_OF(i, aff__peer, item);
+        uint64_t times[4] = {
+            peer->ack_wanted ? peer->ack_at : UINT64_MAX,
+            is_active(peer) ? peer->spoken_at + beat_every(e, peer) : UINT64_MAX,
+            check_due(e, peer),
+            aff__list_empty(&peer->proxies) ? UINT64_MAX
+                                            : peer->heard_at + e->config.proxy_socket_ttl_ms,
+        };
+        if (!e->member.redis_up) times[0] = times[1] = times[2] = UINT64_MAX;
+        for (int t = 0; t < 4; t++) {
+            if (times[t] < at) at = times[t];
+        }
+    }
+    return at;
+}

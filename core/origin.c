@@ -1,0 +1,571 @@
+/*
+ * origin.c - client sockets and their routes: this server holds the client's socket.
+ *
+ * A route is one (socket, address). Its frames keep their order, whatever happens (I5):
+ *
+ *              Auth                 owner is here
+ *   WAITING ---------> LOOKUP ------------------------> LOCAL --Hocuspocus ends it--> (gone)
+ *      ^                ^  | owner is a peer
+ *      |        refused |  v                 accepted            client's CLOSE
+ *      |                OFFERED ---------------------> REMOTE ------------------> CLOSING
+ *      |                                                 | Denied, CLOSE             | likewise
+ *      +--frames that came after the client's CLOSE------+---------(gone)<-----------+
+ *
+ * A frame is held until an owner has accepted the route, so that a refusal loses nothing. Before
+ * the Auth frame nothing is asked of Redis: anonymous clients claim no leases.
+ */
+#include "engine.h"
+
+static const bool allowed[AFF_ROUTE_STATES][AFF_ROUTE_STATES] = {
+    [AFF_ROUTE_WAITING] = {[AFF_ROUTE_LOOKUP] = 1},
+    [AFF_ROUTE_LOOKUP] = {[AFF_ROUTE_LOCAL] = 1, [AFF_ROUTE_OFFERED] = 1},
+    [AFF_ROUTE_OFFERED] = {[AFF_ROUTE_LOOKUP] = 1, [AFF_ROUTE_REMOTE] = 1},
+    [AFF_ROUTE_REMOTE] = {[AFF_ROUTE_CLOSING] = 1},
+    [AFF_ROUTE_CLOSING] = {[AFF_ROUTE_WAITING] = 1},
+};
+
+static bool is_pending(aff__route_state state) {
+    return state == AFF_ROUTE_WAITING || state == AFF_ROUTE_LOOKUP || state == AFF_ROUTE_OFFERED;
+}
+
+static void count_pending(aff_engine *e, aff__route *route, int by) {
+    if (!is_pending(route->state)) return;
+    route->socket->pending_count += (uint32_t)by;
+    e->pending_count += (uint32_t)by;
+}
+
+static void to(aff_engine *e, aff__route *route, aff__route_state state) {
+    AFF_ASSERT(allowed[route->state][state]);
+    count_pending(e, route, -1);
+    route->state = state;
+    count_pending(e, route, 1);
+}
+
+/* ---- Finding ------------------------------------------------------------------------------- */
+
+static aff__socket *find_socket(const aff_engine *e, uint32_t id) {
+    aff__item *item = aff__map_get(&e->sockets, aff__slice(&id, sizeof(id)));
+    return item ? AFF_OF(item, aff__socket, item) : NULL;
+}
+
+static aff_slice route_key(aff_engine *e, uint32_t socket, aff_slice address) {
+    e->key.len = 0;
+    aff__put(&e->key, &socket, sizeof(socket));
+    aff__put(&e->key, address.data, address.len);
+    return aff__buf_slice(&e->key);
+}
+
+static aff__route *find_route(aff_engine *e, uint32_t socket, aff_slice address) {
+    aff__item *item = aff__map_get(&e->routes, route_key(e, socket, address));
+    return item ? AFF_OF(item, aff__route, item) : NULL;
+}
+
+static aff_slice route_address(const aff__route *route) {
+    return aff__slice(route->item.key.data + 4, route->item.key.len - 4);
+}
+
+static aff__route *new_route(aff_engine *e, aff__socket *socket, const aff__client_frame *frame) {
+    aff_slice key = route_key(e, socket->id, frame->address);
+    aff__route *route = aff__alloc(&e->heap, sizeof(*route) + key.len);
+    memcpy(route + 1, key.data, key.len);
+    route->item.key = aff__slice(route + 1, key.len);
+    route->socket = socket;
+    route->doc = aff__doc_get(e, frame->document);
+    aff__buf_init(&route->held, &e->heap);
+    aff__list_append(&socket->routes, &route->by_socket);
+    aff__list_append(&route->doc->routes, &route->by_doc);
+    aff__map_put(&e->routes, &route->item);
+    socket->route_count++;
+    count_pending(e, route, 1);
+    return route;
+}
+
+/* ---- Visits: a socket's proxy at a peer ------------------------------------------------------ */
+
+static void end_visit(aff_engine *e, aff__visit *visit) {
+    aff__list_remove(&visit->by_socket);
+    aff__list_remove(&visit->by_peer);
+    aff__release(&e->heap, visit);
+}
+
+/* Also tells the peer. */
+static void leave_peer(aff_engine *e, aff__visit *visit) {
+    aff__put_uint(aff__frame(e, AFF_FRAME_CLOSE), visit->socket->id);
+    aff__frame_send(e, visit->peer);
+    end_visit(e, visit);
+}
+
+static aff__visit *visit_peer(aff_engine *e, aff__socket *socket, aff__peer *peer) {
+    AFF_EACH(i, &socket->visits) {
+        aff__visit *visit = AFF_OF(i, aff__visit, by_socket);
+        if (visit->peer == peer) return visit;
+    }
+    aff__buf *frame = aff__frame(e, AFF_FRAME_OPEN);
+    aff__put_uint(frame, socket->id);
+    aff__put_bytes(frame, aff__buf_slice(&socket->request));
+    if (aff__frame_send(e, peer) != 0) return NULL;
+    aff__visit *visit = aff__alloc(&e->heap, sizeof(*visit));
+    visit->socket = socket;
+    visit->peer = peer;
+    visit->active_at = e->now;
+    aff__list_append(&socket->visits, &visit->by_socket);
+    aff__list_append(&peer->visits, &visit->by_peer);
+    return visit;
+}
+
+static void detach(aff_engine *e, aff__route *route) {
+    aff__visit *visit = route->visit;
+    if (!visit) return;
+    route->visit = NULL;
+    if (--visit->route_count == 0) leave_peer(e, visit);
+}
+
+/* ---- Frames that wait ------------------------------------------------------------------------ */
+
+static void release_held(aff_engine *e, aff__route *route) {
+    (void)e;
+    route->socket->held_bytes -= route->held.len;
+    route->socket->held_count -= route->held_count;
+    route->held_count = 0;
+    aff__buf_free(&route->held);
+}
+
+static void close_socket(aff_engine *e, aff__socket *socket, uint16_t code, const char *reason);
+
+static bool hold(aff_engine *e, aff__route *route, aff_slice frame) {
+    aff__socket *socket = route->socket;
+    size_t len = frame.len + aff__uint_len(frame.len);
+    if (socket->held_bytes + len > e->config.route_queue_max ||
+        socket->held_count >= e->config.route_queue_count) {
+        e->stats.overflows++;
+        close_socket(e, socket, AFF_CLOSE_RESET, "Reset Connection");
+        return false;
+    }
+    aff__put_bytes(&route->held, frame);
+    route->held_count++;
+    socket->held_bytes += len;
+    socket->held_count++;
+    return true;
+}
+
+/* ---- Ending routes and sockets --------------------------------------------------------------- */
+
+static void tell_place(aff_engine *e, const aff__route *route, aff_route_place place) {
+    aff_action *act = aff__act(e, AFF_ACT_ROUTE, aff__none(), route_address(route), aff__none());
+    act->socket = route->socket->id;
+    act->status = place;
+    act->count = route->taken;
+}
+
+/* Forgets a route; the document may be forgotten or released with it. */
+static void end_route(aff_engine *e, aff__route *route) {
+    aff__doc *doc = route->doc;
+    tell_place(e, route, AFF_ROUTE_ENDED);
+    detach(e, route);
+    count_pending(e, route, -1);
+    release_held(e, route);
+    route->socket->route_count--;
+    aff__list_remove(&route->by_socket);
+    aff__list_remove(&route->by_doc);
+    aff__map_remove(&e->routes, &route->item);
+    if (route->state == AFF_ROUTE_LOCAL) aff__doc_unuse(e, doc, AFF_USE_ROUTE);
+    aff__release(&e->heap, route);
+    aff__doc_settle(e, doc);
+}
+
+static void end_routes(aff_engine *e, aff__socket *socket) {
+    while (!aff__list_empty(&socket->routes)) {
+        end_route(e, AFF_OF(socket->routes.next, aff__route, by_socket));
+    }
+    while (!aff__list_empty(&socket->visits)) {
+        leave_peer(e, AFF_OF(socket->visits.next, aff__visit, by_socket));
+    }
+}
+
+/* The engine gives a socket up; it stays known until the app says that it is closed. */
+static void close_socket(aff_engine *e, aff__socket *socket, uint16_t code, const char *reason) {
+    if (socket->closed) return;
+    socket->closed = true;
+    end_routes(e, socket);
+    aff_action *act =
+        aff__act(e, AFF_ACT_SOCKET_CLOSE, aff__none(), aff__none(), aff__str(reason));
+    act->socket = socket->id;
+    act->code = code;
+}
+
+void aff__route_fail(aff_engine *e, aff__route *route, const char *why) {
+    aff__log(e, 0, "closing socket %u: %s", route->socket->id, why);
+    close_socket(e, route->socket, AFF_CLOSE_RESET, "Reset Connection");
+}
+
+void aff__socket_open(aff_engine *e, const aff_event *event) {
+    if (find_socket(e, event->socket)) return;
+    aff__socket *socket = aff__alloc(&e->heap, sizeof(*socket));
+    socket->id = event->socket;
+    socket->item.key = aff__slice(&socket->id, sizeof(socket->id));
+    socket->active_at = e->now;
+    aff__buf_init(&socket->request, &e->heap);
+    aff__put(&socket->request, event->data.data, event->data.len);
+    aff__list_init(&socket->routes);
+    aff__list_init(&socket->visits);
+    aff__map_put(&e->sockets, &socket->item);
+}
+
+void aff__socket_closed(aff_engine *e, uint32_t id) {
+    aff__socket *socket = find_socket(e, id);
+    if (!socket) return;
+    socket->closed = true;
+    end_routes(e, socket);
+    aff__map_remove(&e->sockets, &socket->item);
+    aff__buf_free(&socket->request);
+    aff__release(&e->heap, socket);
+}
+
+/* ---- Sending to the owner -------------------------------------------------------------------- */
+
+static bool send_frame(aff_engine *e, aff__route *route, aff__frame_type type, aff_slice data) {
+    aff__buf *frame = aff__frame(e, type);
+    aff__put_uint(frame, route->socket->id);
+    aff__put_uint(frame, route->epoch);
+    aff__put(frame, data.data, data.len);
+    if (aff__frame_send(e, route->visit->peer) == 0) {
+        route->visit->active_at = e->now;
+        return true;
+    }
+    e->stats.overflows++;
+    uint16_t code = data.len >= (64u << 20) ? AFF_CLOSE_TOO_BIG : AFF_CLOSE_RESET;
+    close_socket(e, route->socket, code, code == AFF_CLOSE_RESET ? "Reset Connection"
+                                                                 : "Message Too Big");
+    return false;
+}
+
+static void offer(aff_engine *e, aff__route *route, aff__peer *peer) {
+    aff__visit *visit = visit_peer(e, route->socket, peer);
+    if (!visit) {
+        e->stats.overflows++;
+        close_socket(e, route->socket, AFF_CLOSE_RESET, "Reset Connection");
+        return;
+    }
+    visit->route_count++;
+    route->visit = visit;
+    route->epoch = route->doc->epoch;
+    to(e, route, AFF_ROUTE_OFFERED);
+    aff_slice rest = aff__buf_slice(&route->held), frame;
+    aff__frame_type type = AFF_FRAME_OFFER;
+    while (aff__get_bytes(&rest, &frame)) {
+        if (!send_frame(e, route, type, frame)) return;
+        type = AFF_FRAME_DATA;
+    }
+}
+
+static void deliver_here(aff_engine *e, const aff__route *route, aff_slice frame) {
+    aff__act(e, AFF_ACT_LOCAL, aff__none(), aff__none(), frame)->socket = route->socket->id;
+}
+
+static void place_here(aff_engine *e, aff__route *route) {
+    aff__doc_use(e, route->doc, AFF_USE_ROUTE);
+    to(e, route, AFF_ROUTE_LOCAL);
+    aff_slice rest = aff__buf_slice(&route->held), frame;
+    while (aff__get_bytes(&rest, &frame)) deliver_here(e, route, frame);
+    release_held(e, route);
+    tell_place(e, route, AFF_ROUTE_HERE);
+}
+
+void aff__route_place(aff_engine *e, aff__route *route) {
+    if (route->doc->state == AFF_DOC_OWNED) {
+        place_here(e, route);
+    } else {
+        offer(e, route, route->doc->owner);
+    }
+}
+
+static void look_up(aff_engine *e, aff__route *route) {
+    aff__doc_state state = route->doc->state;
+    if (state == AFF_DOC_OWNED || state == AFF_DOC_REMOTE) {
+        aff__route_place(e, route);
+    } else {
+        aff__doc_settle(e, route->doc);
+    }
+}
+
+/* ---- Frames from the client ------------------------------------------------------------------ */
+
+static bool is_token(const aff__client_frame *frame) {
+    return frame->type == AFF_HP_AUTH && frame->auth == AFF_HP_TOKEN;
+}
+
+static void on_waiting(aff_engine *e, aff__route *route, const aff__client_frame *frame,
+                       aff_slice data) {
+    if (!hold(e, route, data) || !is_token(frame)) return;
+    to(e, route, AFF_ROUTE_LOOKUP);
+    look_up(e, route);
+}
+
+static void on_client_frame(aff_engine *e, aff__route *route, const aff__client_frame *frame,
+                            aff_slice data) {
+    switch (route->state) {
+        case AFF_ROUTE_WAITING: on_waiting(e, route, frame, data); return;
+        case AFF_ROUTE_LOOKUP: hold(e, route, data); return;
+        case AFF_ROUTE_OFFERED:
+            if (hold(e, route, data)) send_frame(e, route, AFF_FRAME_DATA, data);
+            return;
+        case AFF_ROUTE_REMOTE:
+            if (!send_frame(e, route, AFF_FRAME_DATA, data)) return;
+            if (frame->type == AFF_HP_CLOSE) to(e, route, AFF_ROUTE_CLOSING);
+            return;
+        case AFF_ROUTE_CLOSING:
+            /* The same address again: a new route, once the old one has ended. */
+            if (route->held_count > 0 || frame->type != AFF_HP_CLOSE) hold(e, route, data);
+            return;
+        case AFF_ROUTE_LOCAL: deliver_here(e, route, data); return;
+        case AFF_ROUTE_STATES: break;
+    }
+}
+
+static bool may_open(const aff_engine *e, const aff__socket *socket) {
+    return socket->pending_count < e->config.pending_routes_max &&
+           socket->route_count < e->config.socket_routes_max &&
+           e->pending_count < e->config.server_pending_max;
+}
+
+void aff__socket_frame(aff_engine *e, uint32_t id, aff_slice data) {
+    aff__socket *socket = find_socket(e, id);
+    if (!socket || socket->closed) return;
+    socket->active_at = e->now;
+    aff__client_frame frame;
+    bool readable = aff__parse_client_frame(data, &frame);
+    if (!readable || frame.document.len == 0 || frame.document.len > AFF_NAME_MAX) {
+        e->stats.malformed++;
+        close_socket(e, socket, AFF_CLOSE_UNAUTHORIZED, "Unauthorized");
+        return;
+    }
+    aff__route *route = find_route(e, id, frame.address);
+    if (!route) {
+        if (!may_open(e, socket)) {
+            e->stats.overflows++;
+            close_socket(e, socket, AFF_CLOSE_RESET, "Reset Connection");
+            return;
+        }
+        route = new_route(e, socket, &frame);
+    }
+    route->taken++;
+    on_client_frame(e, route, &frame, data);
+}
+
+void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address) {
+    aff__route *route = find_route(e, socket, address);
+    if (route && route->state == AFF_ROUTE_LOCAL) end_route(e, route);
+}
+
+/* ---- Frames from the owner ------------------------------------------------------------------- */
+
+static aff__route *route_at(aff_engine *e, uint32_t socket, aff_slice address, uint64_t epoch,
+                            const aff__peer *peer) {
+    aff__route *route = find_route(e, socket, address);
+    if (route && route->visit && route->visit->peer == peer && route->epoch == epoch) return route;
+    e->stats.stale++;
+    return NULL;
+}
+
+static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
+    uint32_t socket;
+    uint64_t epoch;
+    if (!aff__get_u32(&rest, &socket) || !aff__get_uint(&rest, &epoch)) return false;
+    aff__route *route = route_at(e, socket, rest, epoch, peer);
+    if (!route || route->state != AFF_ROUTE_OFFERED) return true;
+    to(e, route, AFF_ROUTE_REMOTE);
+    release_held(e, route);
+    return true;
+}
+
+static bool on_refuse(aff_engine *e, aff__peer *peer, aff_slice rest) {
+    uint32_t socket;
+    uint64_t epoch;
+    if (!aff__get_u32(&rest, &socket) || !aff__get_uint(&rest, &epoch)) return false;
+    aff__route *route = route_at(e, socket, rest, epoch, peer);
+    if (!route || route->state != AFF_ROUTE_OFFERED) return true;
+    detach(e, route);
+    to(e, route, AFF_ROUTE_LOOKUP);
+    if (route->doc->epoch == epoch) aff__doc_doubt(e, route->doc->item.key, peer);
+    look_up(e, route);
+    return true;
+}
+
+/* The owner has ended the route; what the client has sent since its CLOSE starts a new one. */
+static void on_route_over(aff_engine *e, aff__route *route) {
+    if (route->state != AFF_ROUTE_CLOSING || route->held_count == 0) {
+        end_route(e, route);
+        return;
+    }
+    detach(e, route);
+    to(e, route, AFF_ROUTE_WAITING);
+    aff_slice rest = aff__buf_slice(&route->held), data;
+    while (aff__get_bytes(&rest, &data)) {
+        aff__client_frame frame;
+        if (!aff__parse_client_frame(data, &frame) || !is_token(&frame)) continue;
+        to(e, route, AFF_ROUTE_LOOKUP);
+        look_up(e, route);
+        return;
+    }
+}
+
+static bool ends_route(const aff__client_frame *frame) {
+    return frame->type == AFF_HP_CLOSE ||
+           (frame->type == AFF_HP_AUTH && frame->auth == AFF_HP_DENIED);
+}
+
+typedef struct {
+    uint64_t epoch;
+    aff_slice document, targets, body;
+    uint32_t count;
+} out_frame;
+
+static bool get_target(aff_slice *rest, uint32_t *socket, aff_slice *suffix) {
+    return aff__get_u32(rest, socket) && aff__get_bytes(rest, suffix);
+}
+
+static bool get_out(aff_slice rest, out_frame *out) {
+    if (!aff__get_uint(&rest, &out->epoch) || !aff__get_bytes(&rest, &out->document) ||
+        !aff__get_u32(&rest, &out->count))
+        return false;
+    out->targets = rest;
+    for (uint32_t t = 0; t < out->count; t++) {
+        uint32_t socket;
+        aff_slice suffix;
+        if (!get_target(&rest, &socket, &suffix)) return false;
+    }
+    out->body = rest;
+    return true;
+}
+
+/* Hands one frame to the app, for all sockets that know the document by the same address. */
+static void send_group(aff_engine *e, const uint32_t *sockets, uint32_t count, aff_slice frame) {
+    if (count == 0) return;
+    uint32_t *copy = aff__grow(&e->heap, NULL, count * sizeof(*copy));
+    memcpy(copy, sockets, count * sizeof(*copy));
+    aff_action *act = aff__act(e, AFF_ACT_SEND, aff__none(), aff__none(), frame);
+    act->sockets = copy;
+    act->count = count;
+    e->stats.backlog += frame.len;
+}
+
+static void put_frame(aff__buf *out, const out_frame *frame, aff_slice suffix) {
+    out->len = 0;
+    aff__put_uint(out, frame->document.len + suffix.len);
+    aff__put(out, frame->document.data, frame->document.len);
+    aff__put(out, suffix.data, suffix.len);
+    aff__put(out, frame->body.data, frame->body.len);
+}
+
+static bool on_out(aff_engine *e, aff__peer *peer, aff_slice rest) {
+    out_frame out;
+    if (!get_out(rest, &out)) return false;
+    aff__buf whole;
+    aff__buf_init(&whole, &e->heap);
+    uint32_t *group = aff__grow(&e->heap, NULL, (out.count + 1) * sizeof(*group));
+    uint32_t grouped = 0;
+    bool over = false;
+    aff_slice last_suffix = aff__none();
+    for (uint32_t t = 0; t < out.count; t++) {
+        uint32_t socket;
+        aff_slice suffix;
+        get_target(&out.targets, &socket, &suffix);
+        if (t == 0 || !aff__equal(suffix, last_suffix)) {
+            send_group(e, group, grouped, aff__buf_slice(&whole));
+            grouped = 0;
+            put_frame(&whole, &out, suffix);
+            last_suffix = suffix;
+        }
+        aff__client_frame parsed;
+        if (!aff__parse_client_frame(aff__buf_slice(&whole), &parsed)) continue;
+        aff__route *route = route_at(e, socket, parsed.address, out.epoch, peer);
+        if (!route) continue;
+        group[grouped++] = socket;
+        over = ends_route(&parsed);
+        if (!over) continue;
+        send_group(e, group, grouped, aff__buf_slice(&whole));
+        grouped = 0;
+        on_route_over(e, route);
+    }
+    send_group(e, group, grouped, aff__buf_slice(&whole));
+    aff__release(&e->heap, group);
+    aff__buf_free(&whole);
+    return true;
+}
+
+/* Hocuspocus at the owner has closed the proxy socket: the client's socket is closed alike. */
+static bool on_kick(aff_engine *e, aff__peer *peer, aff_slice rest) {
+    uint32_t id;
+    uint64_t code;
+    if (!aff__get_u32(&rest, &id) || !aff__get_uint(&rest, &code)) return false;
+    aff__socket *socket = find_socket(e, id);
+    if (!socket || socket->closed) return true;
+    bool visits = false;
+    AFF_EACH(i, &socket->visits) {
+        aff__visit *visit = AFF_OF(i, aff__visit, by_socket);
+        if (visit->peer == peer) visits = true;
+    }
+    if (!visits) return true;
+    char reason[124]; /* RFC 6455, 5.5: a close frame carries at most 123 bytes of reason */
+    size_t len = rest.len < sizeof(reason) - 1 ? rest.len : sizeof(reason) - 1;
+    if (len) memcpy(reason, rest.data, len);
+    reason[len] = '\0';
+    close_socket(e, socket, (uint16_t)code, reason);
+    return true;
+}
+
+bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest) {
+    switch (type) {
+        case AFF_FRAME_ACCEPT: return on_accept(e, peer, rest);
+        case AFF_FRAME_REFUSE: return on_refuse(e, peer, rest);
+        case AFF_FRAME_OUT: return on_out(e, peer, rest);
+        case AFF_FRAME_KICK: return on_kick(e, peer, rest);
+        default: return false;
+    }
+}
+
+/* ---- Links and time -------------------------------------------------------------------------- */
+
+/* Looking one up can close the socket, and with it all others. */
+static void look_up_all(aff_engine *e, aff__socket *socket) {
+    AFF_EACH(i, &socket->routes) {
+        aff__route *route = AFF_OF(i, aff__route, by_socket);
+        if (route->state == AFF_ROUTE_LOOKUP) look_up(e, route);
+        if (socket->closed) return;
+    }
+}
+
+void aff__visits_end(aff_engine *e, aff__peer *peer) {
+    while (!aff__list_empty(&peer->visits)) {
+        aff__visit *visit = AFF_OF(peer->visits.next, aff__visit, by_peer);
+        aff__socket *socket = visit->socket;
+        bool broken = false;
+        AFF_EACH(i, &socket->routes) {
+            aff__route *route = AFF_OF(i, aff__route, by_socket);
+            if (route->visit != visit) continue;
+            route->visit = NULL;
+            if (route->state == AFF_ROUTE_OFFERED) {
+                to(e, route, AFF_ROUTE_LOOKUP);
+            } else {
+                broken = true;
+            }
+        }
+        end_visit(e, visit); /* the peer needs not be told: it has ended its side */
+        if (broken) close_socket(e, socket, AFF_CLOSE_RESET, "Reset Connection");
+        look_up_all(e, socket);
+    }
+}
+
+/* A client's traffic for one document counts as life at all owners of its documents. */
+void aff__sockets_scan(aff_engine *e) {
+    for (aff__item *i = NULL; (i = aff__map_next(&e->sockets, i));) {
+        aff__socket *socket = AFF_OF(i, aff__socket, item);
+        AFF_EACH(v, &socket->visits) {
+            aff__visit *visit = AFF_OF(v, aff__visit, by_socket);
+            if (visit->active_at >= socket->active_at) continue;
+            visit->active_at = e->now;
+            aff__put_uint(aff__frame(e, AFF_FRAME_ALIVE), socket->id);
+            aff__frame_send(e, visit->peer);
+        }
+    }
+}

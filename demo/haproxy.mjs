@@ -1,0 +1,32 @@
+// HAProxy's configuration: one address for the page and for the WebSockets. The balancer cannot know which document a
+// socket is for, so it takes the servers in turn and remembers nothing: that is what the extension is for.
+
+export function haproxyConfig({ port, pagePort, servers }) {
+  return `global
+  maxconn 4000
+  noreuseport
+
+defaults
+  mode http
+  retries 3
+  option redispatch 1
+  timeout connect 2s
+  timeout client 1m
+  timeout server 1m
+  timeout tunnel 24h
+  timeout http-request 10s
+
+frontend demo
+  bind 127.0.0.1:${port}
+  use_backend servers if { hdr(Upgrade) -i websocket }
+  default_backend page
+
+backend page
+  server page 127.0.0.1:${pagePort}
+
+backend servers
+  balance roundrobin
+  default-server check inter 500ms fall 1 rise 1 on-marked-down shutdown-sessions
+${servers.map((server) => `  server ${server.id} 127.0.0.1:${server.port}`).join('\n')}
+`
+}

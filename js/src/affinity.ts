@@ -1,0 +1,375 @@
+import { SkipFurtherHooksError } from '@hocuspocus/common'
+import type {
+  Extension,
+  Hocuspocus,
+  afterUnloadDocumentPayload,
+  onConfigurePayload,
+  onDisconnectPayload,
+  onLoadDocumentPayload,
+  onStoreDocumentPayload,
+} from '@hocuspocus/server'
+import { LazyConnection, type SocketForHocuspocus } from './connection.js'
+import { Documents } from './documents.js'
+import { Engine, RemoteFailure, type EngineEvents } from './engine.js'
+import { AffinityError } from './errors.js'
+import { documentOf } from './frames.js'
+import type { ClientConnection, HandleConnection } from './hocuspocus.js'
+import { type Configuration, type CustomEvents, type Options, readOptions } from './options.js'
+import { PayloadCodec, packValue, unpackValue } from './payload.js'
+import { ProxySocket } from './proxy.js'
+import { type SerializedHTTPRequest, serializeRequest, toRequest, withAddress } from './request.js'
+import { ClientSocket, type RealSocket } from './socket.js'
+import { type BaseWebSocket, adaptSocket } from './websocket.js'
+
+const MAX_NAME = 65_535
+const MAX_PAYLOAD = 64 * 1024 * 1024
+
+/** Makes a connection of Hocuspocus here for one socket, once it is needed. */
+type Connect = (socket: SocketForHocuspocus) => ClientConnection | Promise<ClientConnection>
+
+/**
+ * Puts each document on exactly one server of a cluster, and makes every other server a proxy to it.
+ *
+ * With Hocuspocus's own `Server` nothing more is needed than to list it among the extensions. With another
+ * WebSocket server, call `onSocketOpen`, `onSocketMessage` and `onSocketClose` from its events.
+ */
+export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implements Extension {
+  readonly extensionName = 'RedisServerAffinity'
+  /** Before any extension that loads or stores documents. */
+  readonly priority = 1000
+
+  readonly #options: Options
+  readonly #payloads: PayloadCodec
+  #engine: Engine | undefined
+  #documents!: Documents
+  #instance: Hocuspocus | undefined
+  #handleConnection: HandleConnection | undefined
+  #destroyed: Promise<void> | undefined
+
+  #sockets = new Map<number, ClientSocket>()
+  #byWebSocket = new Map<BaseWebSocket, ClientSocket>()
+  #byKey = new Map<string, ClientSocket>()
+  /** Sockets refused because another one with their key is open; their close events are still to come. */
+  #refusedKeys = new Map<string, number>()
+  #proxies = new Map<number, ProxySocket>()
+  #lastSocket = 0
+
+  /** @throws AffinityError `AFF_EINVAL`; its message names the option. */
+  constructor(configuration: Configuration<TCE>) {
+    this.#options = readOptions(configuration)
+    this.#payloads = new PayloadCodec(this.#options)
+  }
+
+  /** This server's name in the cluster. */
+  get serverId(): string {
+    return this.#options.serverId
+  }
+
+  /**
+   * Resolves when this server is a member of the cluster and listens to its peers.
+   *
+   * @throws AffinityError `AFF_EREFUSED` (Redis refused the credentials or the database), `AFF_ETAKEN` (the
+   *   serverId is in use), `AFF_ECLOSED`
+   */
+  ready(): Promise<void> {
+    return this.#start().ready()
+  }
+
+  /** Counters since the start and gauges of the engine. */
+  stats(): Record<string, number> {
+    return this.#start().stats()
+  }
+
+  // ---- Documents --------------------------------------------------------------------------------------
+
+  /**
+   * Locks a document to this server, open or not, until the returned function is called.
+   *
+   * @throws AffinityError `AFF_EOWNED` (its `owner` has the document), `AFF_EREDIS`, `AFF_EINVAL`, `AFF_ECLOSED`
+   */
+  async lockDocument(documentName: string): Promise<() => Promise<void>> {
+    checkName(documentName)
+    this.#start()
+    return this.#documents.hold(documentName)
+  }
+
+  /** Ends all holds that `lockDocument` gave this server on a document. Others (it is open, say) stay. */
+  async releaseLock(documentName: string): Promise<void> {
+    checkName(documentName)
+    this.#start()
+    this.#documents.releaseHolds(documentName)
+  }
+
+  /**
+   * Has a custom event handled by the server that owns the document; by this one if nobody does.
+   *
+   * @param onlyIfOpen handle it only where the document is owned already; else resolve with undefined
+   * @returns what the handler returned
+   * @throws what the handler threw: its message, name and code; AffinityError `AFF_EEVENT` (no such event at the
+   *   owner), `AFF_ETIMEOUT` (no reply within customEventTTL), `AFF_EINVAL`, `AFF_ECLOSED`
+   */
+  async handleEvent<TName extends keyof TCE & string>(
+    eventName: TName,
+    documentName: string,
+    payload: Parameters<TCE[TName]>[1],
+    onlyIfOpen = false,
+  ): Promise<Awaited<ReturnType<TCE[TName]>>> {
+    checkName(documentName)
+    const engine = this.#start()
+    if (this.#documents.isLoaded(documentName)) {
+      const use = engine.claim(documentName, 'event')
+      const ended = use.then(() => () => engine.unuse(documentName, 'event')).catch(() => () => {})
+      return this.#runEvent(eventName, documentName, payload).finally(async () => (await ended)())
+    }
+    const packed = this.#payloads.pack({ type: 'event', payload })
+    if (packed.length > MAX_PAYLOAD) {
+      throw new AffinityError('AFF_EINVAL', `event "${eventName}": the payload has ${packed.length} bytes, at most ${MAX_PAYLOAD} are allowed`)
+    }
+    const outcome = await engine.emit(eventName, documentName, packed, onlyIfOpen).catch((error) => {
+      throw error instanceof RemoteFailure ? this.#payloads.unpackError(error.data) : error
+    })
+    if (outcome.here) {
+      return this.#runEvent(eventName, documentName, payload).finally(() => engine.unuse(documentName, 'event'))
+    }
+    if (!outcome.open) return undefined as Awaited<ReturnType<TCE[TName]>>
+    const result = this.#payloads.unpack(outcome.result)
+    return (result.type === 'result' ? result.payload : undefined) as Awaited<ReturnType<TCE[TName]>>
+  }
+
+  // biome-ignore lint/suspicious/noExplicitAny: the handler's own type
+  async #runEvent(name: string, documentName: string, payload: unknown): Promise<any> {
+    const handler = this.#options.customEvents.get(name)
+    if (!handler) throw new AffinityError('AFF_EEVENT', `unknown custom event "${name}" on server "${this.serverId}"`)
+    return handler(documentName, payload)
+  }
+
+  // ---- WebSocket server hooks -------------------------------------------------------------------------
+
+  /**
+   * Registers a client's socket.
+   *
+   * @param context what Hocuspocus's hooks get as their initial context; it crosses to other servers with the
+   *   request, so it must be plain data
+   */
+  onSocketOpen(ws: BaseWebSocket, serializedHTTPRequest: SerializedHTTPRequest, context: unknown = {}): void {
+    const key = headerOf(serializedHTTPRequest, 'sec-websocket-key')
+    if (key !== undefined && this.#byKey.has(key)) {
+      this.#refusedKeys.set(key, (this.#refusedKeys.get(key) ?? 0) + 1)
+      adaptSocket(ws).close(1008, 'duplicate sec-websocket-key')
+      return
+    }
+    const connect: Connect = (socket) => this.#connectWithContext(socket, serializedHTTPRequest, context)
+    const client = this.#addSocket(adaptSocket(ws), serializedHTTPRequest, context, connect)
+    this.#byWebSocket.set(ws, client)
+    if (key !== undefined) this.#byKey.set(key, client)
+  }
+
+  /** Handles a client's message. `detachableMsg` may be detached or reused after the call. */
+  onSocketMessage(ws: BaseWebSocket, serializedHTTPRequest: SerializedHTTPRequest, detachableMsg: ArrayBuffer): void {
+    let client = this.#byWebSocket.get(ws)
+    if (!client) {
+      if (this.#refusedKeys.has(headerOf(serializedHTTPRequest, 'sec-websocket-key') ?? '')) return
+      this.onSocketOpen(ws, serializedHTTPRequest)
+      client = this.#byWebSocket.get(ws)
+    }
+    client?.receive(new Uint8Array(detachableMsg.slice(0)))
+  }
+
+  /**
+   * Ends a client's socket.
+   *
+   * @param socketId the request's `sec-websocket-key`; or, where there is none (HTTP/2), the socket itself
+   */
+  onSocketClose(socketId: string | BaseWebSocket, code?: number, reason?: ArrayBuffer): void {
+    const refused = typeof socketId === 'string' ? this.#refusedKeys.get(socketId) : undefined
+    if (refused !== undefined) {
+      if (refused > 1) this.#refusedKeys.set(socketId as string, refused - 1)
+      else this.#refusedKeys.delete(socketId as string)
+      return
+    }
+    const client = typeof socketId === 'string' ? this.#byKey.get(socketId) : this.#byWebSocket.get(socketId)
+    client?.closed(code === undefined ? undefined : { code, reason: reason ? Buffer.from(reason).toString() : '' })
+    if (client) this.#forget(client)
+  }
+
+  #addSocket(real: RealSocket, request: SerializedHTTPRequest, context: unknown, connect: Connect): ClientSocket {
+    const engine = this.#start()
+    const id = ++this.#lastSocket
+    const lazily = (socket: SocketForHocuspocus) => this.#lazyConnection(socket, () => connect(socket))
+    const client = new ClientSocket(id, real, engine, lazily)
+    this.#sockets.set(id, client)
+    engine.openSocket(id, packValue({ request, context: this.#options.deriveContext ? undefined : context }))
+    return client
+  }
+
+  #forget(client: ClientSocket): void {
+    this.#sockets.delete(client.id)
+    for (const map of [this.#byWebSocket, this.#byKey] as Map<unknown, ClientSocket>[]) {
+      for (const [key, value] of map) if (value === client) map.delete(key)
+    }
+  }
+
+  #lazyConnection(socket: SocketForHocuspocus, open: () => ClientConnection | Promise<ClientConnection>): LazyConnection {
+    return new LazyConnection(open, (error) => {
+      console.error('[RedisServerAffinity] a connection could not be opened:', error)
+      socket.close(4205, 'Reset Connection')
+    })
+  }
+
+  #connectWithContext(
+    socket: SocketForHocuspocus,
+    serialized: SerializedHTTPRequest,
+    context: unknown,
+    request = toRequest(serialized),
+  ): ClientConnection | Promise<ClientConnection> {
+    const open = (value: unknown) => this.#hocuspocusConnection()(socket as unknown as WebSocket, request, value)
+    const derive = this.#options.deriveContext
+    if (!derive) return open(context)
+    const derived = derive(serialized)
+    return derived instanceof Promise ? derived.then(open) : open(derived)
+  }
+
+  #hocuspocusConnection(): HandleConnection {
+    if (!this.#handleConnection) {
+      throw new AffinityError('AFF_EINVAL', 'RedisServerAffinity is not among the extensions of a Hocuspocus')
+    }
+    return this.#handleConnection
+  }
+
+  // ---- Hocuspocus hooks -------------------------------------------------------------------------------
+
+  /** Takes its place between Hocuspocus and its sockets. */
+  async onConfigure({ instance }: Pick<onConfigurePayload, 'instance'>): Promise<void> {
+    if (this.#instance === instance) return
+    if (this.#instance) throw new AffinityError('AFF_EINVAL', 'one RedisServerAffinity serves one Hocuspocus')
+    this.#instance = instance
+    const handleConnection = instance.handleConnection
+    this.#handleConnection = handleConnection.bind(instance)
+    instance.handleConnection = (incoming, request, context) => this.#accept(incoming as RealSocket & WebSocket, request, context)
+    this.#start()
+  }
+
+  /** A socket of Hocuspocus's own Server. */
+  #accept(incoming: RealSocket & { _socket?: { remoteAddress?: string } }, request: Request, context: unknown = {}): ClientConnection {
+    const remoteAddress = incoming._socket?.remoteAddress ?? ''
+    const serialized = serializeRequest(request, remoteAddress)
+    const connect: Connect = (socket) =>
+      this.#connectWithContext(socket, serialized, context, withAddress(request, remoteAddress))
+    const client = this.#addSocket(adaptSocket(incoming), serialized, context, connect)
+    const handle = {
+      handleMessage: (data: Uint8Array) => client.receive(data),
+      handleClose: (event?: { code: number; reason: string }) => {
+        client.closed(event)
+        this.#forget(client)
+      },
+      onClose: () => handle,
+    }
+    return handle as unknown as ClientConnection
+  }
+
+  /** A Server listens only once this server is a member. */
+  async onListen(): Promise<void> {
+    await this.ready()
+  }
+
+  /** Claims the document, or rejects the load with an error that names the owner. */
+  async onLoadDocument({ document, instance }: Pick<onLoadDocumentPayload, 'document' | 'instance'>): Promise<void> {
+    this.#start()
+    await this.#documents.load(instance, document)
+  }
+
+  /** What this server has lost is not stored. */
+  async onStoreDocument({ document, documentName }: Pick<onStoreDocumentPayload, 'document' | 'documentName'>): Promise<void> {
+    if (!this.#documents.isLost(document)) return
+    throw new SkipFurtherHooksError(`document "${documentName}" is owned by another server now`)
+  }
+
+  /** Ends the document's use: its lease is released with the last one. */
+  async afterUnloadDocument({ documentName }: Pick<afterUnloadDocumentPayload, 'documentName'>): Promise<void> {
+    this.#documents?.sweep(documentName)
+  }
+
+  /** Nothing is left to do: routes end with the frames that close them, sockets with their close events. */
+  async onDisconnect(_payload: Pick<onDisconnectPayload, 'requestHeaders'>): Promise<void> {}
+
+  /** Leaves the cluster: leases are freed, proxy sockets closed, and the connections to Redis end. */
+  async onDestroy(): Promise<void> {
+    this.#destroyed ??= this.#destroy()
+    await this.#destroyed
+  }
+
+  async #destroy(): Promise<void> {
+    await this.#engine?.stop()
+    for (const proxy of [...this.#proxies.values()]) proxy.closed(1001, 'server is going away')
+    if (this.#instance && this.#handleConnection) this.#instance.handleConnection = this.#handleConnection
+    this.#options.redis.disconnect()
+  }
+
+  // ---- The engine -------------------------------------------------------------------------------------
+
+  #start(): Engine {
+    if (this.#engine) return this.#engine
+    // Owners hear of a client that is busy elsewhere well within Hocuspocus's idle time-out.
+    const timeout = this.#instance?.configuration.timeout ?? 60_000
+    const aliveEvery = Math.max(50, Math.min(15_000, Math.floor(timeout / 4)))
+    this.#engine = new Engine(this.#options, aliveEvery, this.#events)
+    this.#documents = new Documents(this.#engine)
+    return this.#engine
+  }
+
+  readonly #events: EngineEvents = {
+    send: (sockets, data) => {
+      for (const id of sockets) this.#sockets.get(id)?.send(data)
+    },
+    closeSocket: (id, code, reason) => this.#sockets.get(id)?.close(code, reason),
+    local: (id, data) => this.#sockets.get(id)?.local(data),
+    route: (id, address, here, taken) => this.#sockets.get(id)?.placed(address, here, taken),
+    openProxy: (id, _origin, packed) => {
+      const { request, context } = unpackValue(packed) as { request: SerializedHTTPRequest; context: unknown }
+      const connect = (socket: SocketForHocuspocus) =>
+        this.#lazyConnection(socket, () => this.#connectWithContext(socket, request, context ?? {}))
+      const proxy = new ProxySocket(id, this.#engine!, connect, () => this.#proxies.delete(id))
+      if (proxy.readyState === 1) this.#proxies.set(id, proxy)
+    },
+    proxyFrame: (id, data) => this.#proxies.get(id)?.receive(data),
+    proxyAlive: (id) => this.#proxies.get(id)?.connection.alive(),
+    closeProxy: (id, code, reason) => this.#proxies.get(id)?.closed(code, reason),
+    lost: (name) => this.#lost(name),
+    runEvent: (token, name, documentName, packed) => {
+      const run = async () => {
+        const event = this.#payloads.unpack(packed)
+        const payload = event.type === 'event' ? event.payload : undefined
+        return this.#payloads.pack({ type: 'result', payload: await this.#runEvent(name, documentName, payload) })
+      }
+      run().then(
+        (result) => this.#engine!.eventResult(token, true, result),
+        (error) => this.#engine!.eventResult(token, false, this.#payloads.packError(error)),
+      )
+    },
+  }
+
+  /** Another server owns a document that is loaded here: its instance goes, unstored. */
+  #lost(name: string): void {
+    const document = this.#instance?.documents.get(name)
+    this.#documents.lost(name)
+    if (!document) return
+    for (const connection of document.getConnections()) connection.close({ code: 4205, reason: 'Reset Connection' })
+    void this.#instance!.unloadDocument(document)
+  }
+}
+
+function headerOf(request: SerializedHTTPRequest, name: string): string | undefined {
+  const value = request.headers[name]
+  return Array.isArray(value) ? value[0] : value
+}
+
+function checkName(documentName: string): void {
+  if (typeof documentName !== 'string') throw new AffinityError('AFF_EINVAL', 'a document name must be a string')
+  const length = Buffer.byteLength(documentName)
+  if (length < 1 || length > MAX_NAME) {
+    throw new AffinityError('AFF_EINVAL', `a document name must have 1 to ${MAX_NAME} bytes of UTF-8, not ${length}`)
+  }
+  if (documentOf(documentName) !== documentName) {
+    throw new AffinityError('AFF_EINVAL', 'a document name must not contain a NUL character')
+  }
+}

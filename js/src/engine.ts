@@ -1,0 +1,333 @@
+import { randomBytes } from 'node:crypto'
+import { AffinityError, errorOf } from './errors.js'
+import { native, type NativeHandle } from './native.js'
+import type { Options, RSAMessage } from './options.js'
+
+const k = native.constants
+
+/** What the engine tells; `data` is a view of a block that is shared with other messages: copy what is kept. */
+export interface EngineEvents {
+  /** A frame of a document's owner, for these client sockets. */
+  send(sockets: Uint32Array, data: Uint8Array): void
+  closeSocket(socket: number, code: number, reason: string): void
+  /** A client's frame for the Hocuspocus here. */
+  local(socket: number, data: Uint8Array): void
+  /** An address of a socket is served here now, or has ended; `taken`: its frames that the engine has had. */
+  route(socket: number, address: string, here: boolean, taken: number): void
+  openProxy(proxy: number, origin: string, request: Uint8Array): void
+  proxyFrame(proxy: number, data: Uint8Array): void
+  proxyAlive(proxy: number): void
+  closeProxy(proxy: number, code: number, reason: string): void
+  lost(documentName: string): void
+  runEvent(token: number, name: string, documentName: string, payload: Uint8Array): void
+}
+
+export type Use = 'hold' | 'loaded' | 'event'
+const USES: Record<Use, number> = { hold: k.USE_HOLD, loaded: k.USE_LOADED, event: k.USE_EVENT }
+
+export type EventOutcome = { here: true } | { here: false; open: false } | { here: false; open: true; result: Uint8Array }
+
+/** A handler's error as its owner sent it. */
+export class RemoteFailure extends Error {
+  constructor(readonly data: Uint8Array) {
+    super('the event handler failed')
+  }
+}
+
+interface Pending<T> {
+  what: string
+  resolve(value: T): void
+  reject(error: Error): void
+}
+
+const HEADER = 32
+const decode = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString()
+
+/** The native engine with types: posts what happens here, and calls `events` with what it wants. */
+export class Engine {
+  #handle: NativeHandle
+  #requests = 0
+  #claims = new Map<number, Pending<void>>()
+  #events = new Map<number, Pending<EventOutcome>>()
+  #ready: Promise<void>
+  #settleReady!: Pick<Pending<void>, 'resolve' | 'reject'>
+  #stopped: Promise<void>
+  #onStopped!: () => void
+  #stopping = false
+
+  /* Consecutive sends of one frame, gathered: it crosses once to each origin. */
+  #sendData: Uint8Array | undefined
+  #sendProxies: number[] = []
+  #sendScheduled = false
+
+  constructor(
+    private readonly options: Options,
+    aliveEvery: number,
+    private readonly events: EngineEvents,
+  ) {
+    this.#ready = new Promise((resolve, reject) => (this.#settleReady = { resolve, reject }))
+    this.#ready.catch(() => {}) // whoever awaits ready() is told; nobody has to
+    this.#stopped = new Promise((resolve) => (this.#onStopped = resolve))
+    const seed = randomBytes(8)
+    const settings = {
+      ...options.address,
+      serverId: options.serverId,
+      prefix: options.prefix,
+      lockTTL: options.lockTTL,
+      proxySocketTTL: options.proxySocketTTL,
+      customEventTTL: options.customEventTTL,
+      aliveEvery,
+      pack: options.pack !== undefined,
+      clientName: 'redis-affinity',
+      seedHigh: seed.readUInt32BE(0),
+      seedLow: seed.readUInt32BE(4),
+    }
+    this.#handle = native.open(settings, (block) => this.#onBlock(block))
+  }
+
+  ready(): Promise<void> {
+    return this.#ready
+  }
+
+  /** Is this server's membership valid right now, by its own clock? */
+  isMember(): boolean {
+    return native.now() < native.validUntil(this.#handle)
+  }
+
+  stats(): Record<string, number> {
+    return native.stats(this.#handle)
+  }
+
+  // ---- to the engine ----------------------------------------------------------------------------------
+
+  #post(kind: number, fields: Partial<Record<'flag', boolean> & Record<'code' | 'socket' | 'status' | 'request', number>>, document?: Uint8Array, name?: Uint8Array, data?: Uint8Array): number {
+    this.#flushSends()
+    const { flag = false, code = 0, socket = 0, status = 0, request = 0 } = fields
+    return native.post(this.#handle, kind, flag, code, socket, status, request, document, name, data)
+  }
+
+  openSocket(socket: number, request: Uint8Array): void {
+    this.#post(k.SOCKET_OPEN, { socket }, undefined, undefined, request)
+  }
+
+  /** False where the engine's queue is full. */
+  frame(socket: number, data: Uint8Array): boolean {
+    return native.frame(this.#handle, socket, data) === 0
+  }
+
+  socketClosed(socket: number): void {
+    this.#post(k.SOCKET_CLOSE, { socket })
+  }
+
+  routeEnded(socket: number, address: string): void {
+    this.#post(k.ROUTE_END, { socket }, undefined, Buffer.from(address))
+  }
+
+  proxyClosed(proxy: number, code: number, reason: string): void {
+    this.#post(k.PROXY_CLOSE, { socket: proxy, code }, undefined, undefined, Buffer.from(reason))
+  }
+
+  /** A frame of Hocuspocus for a proxy socket; the same Uint8Array for many of them crosses once. */
+  proxySend(proxy: number, data: Uint8Array): void {
+    if (data !== this.#sendData) {
+      this.#flushSends()
+      this.#sendData = data
+    }
+    this.#sendProxies.push(proxy)
+    if (this.#sendScheduled) return
+    this.#sendScheduled = true
+    queueMicrotask(() => {
+      this.#sendScheduled = false
+      this.#flushSends()
+    })
+  }
+
+  #flushSends(): void {
+    if (this.#sendData === undefined) return
+    native.send(this.#handle, Uint32Array.from(this.#sendProxies), this.#sendData)
+    this.#sendData = undefined
+    this.#sendProxies.length = 0
+  }
+
+  /** Resolves when this server owns the document, and keeps it until `unuse`. */
+  claim(documentName: string, use: Use): Promise<void> {
+    if (this.#stopping) return Promise.reject(errorOf(-9, `document "${documentName}"`))
+    return new Promise((resolve, reject) => {
+      const request = ++this.#requests
+      this.#claims.set(request, { what: documentName, resolve, reject })
+      const status = this.#post(k.CLAIM, { request, code: USES[use] }, Buffer.from(documentName))
+      if (status < 0) this.#settleClaim(request, status, '')
+    })
+  }
+
+  unuse(documentName: string, use: Use): void {
+    this.#post(k.UNUSE, { code: USES[use] }, Buffer.from(documentName))
+  }
+
+  /** Finds the document's owner and has the event handled there, unless that is this server. */
+  emit(name: string, documentName: string, payload: Uint8Array, onlyIfOpen: boolean): Promise<EventOutcome> {
+    if (this.#stopping) return Promise.reject(errorOf(-9, `event "${name}"`))
+    return new Promise((resolve, reject) => {
+      const request = ++this.#requests
+      this.#events.set(request, { what: `event "${name}" for document "${documentName}"`, resolve, reject })
+      const status = this.#post(k.EMIT, { request, flag: onlyIfOpen }, Buffer.from(documentName), Buffer.from(name), payload)
+      if (status < 0) this.#settleEvent(request, status, new Uint8Array())
+    })
+  }
+
+  eventResult(token: number, ok: boolean, data: Uint8Array): void {
+    this.#post(k.EVENT_RESULT, { request: token, status: ok ? 0 : -10 }, undefined, undefined, data)
+  }
+
+  /** Leaves the cluster: frees the leases, says goodbye to the peers, closes the connections to Redis. */
+  async stop(): Promise<void> {
+    if (!this.#stopping) {
+      this.#stopping = true
+      this.#post(k.SHUTDOWN, {})
+    }
+    await this.#stopped
+  }
+
+  // ---- from the engine --------------------------------------------------------------------------------
+
+  #onBlock(block: ArrayBuffer): void {
+    const view = new DataView(block)
+    for (let at = 0; at < block.byteLength; ) {
+      const end = at + 4 + view.getUint32(at, true)
+      const documentAt = at + HEADER
+      const nameAt = documentAt + view.getUint32(at + 24, true)
+      const dataAt = nameAt + view.getUint32(at + 28, true)
+      try {
+        this.#onRecord(view, at, block, documentAt, nameAt, dataAt, end)
+      } catch (error) {
+        console.error('[RedisServerAffinity]', error)
+      }
+      at = end
+    }
+    this.#flushSends()
+  }
+
+  #onRecord(view: DataView, at: number, block: ArrayBuffer, documentAt: number, nameAt: number, dataAt: number, end: number): void {
+    const code = view.getUint16(at + 6, true)
+    const socket = view.getUint32(at + 8, true)
+    const status = view.getInt32(at + 12, true)
+    const request = view.getFloat64(at + 16, true)
+    const document = () => decode(new Uint8Array(block, documentAt, nameAt - documentAt))
+    const name = () => decode(new Uint8Array(block, nameAt, dataAt - nameAt))
+    const data = new Uint8Array(block, dataAt, end - dataAt)
+    const { events } = this
+    switch (view.getUint8(at + 4)) {
+      case k.ON_SEND: {
+        const sockets = block.slice(nameAt, dataAt) // any alignment
+        return events.send(new Uint32Array(sockets), data)
+      }
+      case k.ON_PROXY_FRAME:
+        return events.proxyFrame(socket, data)
+      case k.ON_LOCAL:
+        return events.local(socket, data)
+      case k.ON_ROUTE:
+        return events.route(socket, name(), status === k.ROUTE_HERE, request)
+      case k.ON_SOCKET_CLOSE:
+        return events.closeSocket(socket, code, decode(data))
+      case k.ON_PROXY_OPEN:
+        return events.openProxy(socket, name(), data)
+      case k.ON_PROXY_ALIVE:
+        return events.proxyAlive(socket)
+      case k.ON_PROXY_CLOSE:
+        return events.closeProxy(socket, code, decode(data))
+      case k.ON_CLAIMED:
+        return this.#settleClaim(request, status, name())
+      case k.ON_LOST:
+        return events.lost(document())
+      case k.ON_EVENT_RUN:
+        return events.runEvent(request, name(), document(), data)
+      case k.ON_EVENT_LOCAL:
+        return this.#settleEvent(request, 0, undefined)
+      case k.ON_EVENT_DONE:
+        return this.#settleEvent(request, status, data)
+      case k.ON_PACK:
+        return this.#onPack(request, name(), data)
+      case k.ON_UNPACK:
+        return this.#onUnpack(data)
+      case k.ON_READY:
+        return this.#settleReady.resolve()
+      case k.ON_FAILED:
+        return this.#onFailed(status, decode(data))
+      case k.ON_LOG:
+        return log(status, decode(data))
+      case k.ON_STOPPED:
+        return this.#finish()
+    }
+  }
+
+  #settleClaim(request: number, status: number, owner: string): void {
+    const pending = this.#claims.get(request)
+    this.#claims.delete(request)
+    if (!pending) return
+    if (status === 0) return pending.resolve()
+    const what = owner ? `document "${pending.what}" is owned by server "${owner}"` : `document "${pending.what}"`
+    pending.reject(errorOf(status, what, owner || undefined))
+  }
+
+  #settleEvent(request: number, status: number, data: Uint8Array | undefined): void {
+    const pending = this.#events.get(request)
+    this.#events.delete(request)
+    if (!pending) return
+    const code = native.errors[status]?.[0]
+    if (!data) pending.resolve({ here: true })
+    else if (status === 0) pending.resolve({ here: false, open: true, result: data })
+    else if (code === 'AFF_ENOTOPEN') pending.resolve({ here: false, open: false })
+    else if (code === 'AFF_EEVENT') pending.reject(new RemoteFailure(data))
+    else pending.reject(errorOf(status, pending.what))
+  }
+
+  #onPack(request: number, channel: string, data: Uint8Array): void {
+    const packed = this.options.pack!({ type: 'batch', channel, data: data.slice() })
+    const bytes = typeof packed === 'string' ? Buffer.from(packed) : packed
+    this.#post(k.PACKED, { request }, undefined, Buffer.from(channel), bytes)
+  }
+
+  #onUnpack(data: Uint8Array): void {
+    let message: RSAMessage
+    try {
+      message = this.options.unpack!(Buffer.from(data))
+    } catch (error) {
+      return log(1, `a message could not be unpacked: ${(error as Error)?.message ?? error}`)
+    }
+    if (message?.type === 'batch' && message.data instanceof Uint8Array) {
+      this.#post(k.UNPACKED, {}, undefined, undefined, message.data)
+    } else {
+      log(1, 'a message of an unknown kind was dropped')
+    }
+  }
+
+  #onFailed(status: number, text: string): void {
+    const [code] = native.errors[status] ?? ['AFF_EUNKNOWN']
+    const error = new AffinityError(code, `RedisServerAffinity: ${text}`)
+    console.error('[RedisServerAffinity]', error.message)
+    this.#settleReady.reject(error)
+    this.#finish()
+  }
+
+  /** Nothing more will come: everyone who waits is told, and the thread ends. */
+  #finish(): void {
+    this.#stopping = true
+    const closed = (what: string) => errorOf(-9, what)
+    this.#settleReady.reject(closed('RedisServerAffinity'))
+    for (const pending of [...this.#claims.values(), ...this.#events.values()]) pending.reject(closed(pending.what))
+    this.#claims.clear()
+    this.#events.clear()
+    // Not here: this runs inside a call of the engine's.
+    setImmediate(() => {
+      native.close(this.#handle)
+      this.#onStopped()
+    })
+  }
+}
+
+const debug = /redis-affinity|\*/.test(process.env['DEBUG'] ?? '')
+
+function log(level: number, text: string): void {
+  if (level > 0) console.warn('[RedisServerAffinity]', text)
+  else if (debug) console.error('[RedisServerAffinity]', text)
+}

@@ -1,0 +1,21 @@
+import { native } from './native.js'
+
+/** An error of this extension: `code` is one of the names of `AFF_ERRORS` in core/aff.h. */
+export class AffinityError extends Error {
+  override name = 'AffinityError'
+
+  constructor(
+    readonly code: string,
+    message: string,
+    /** With `AFF_EOWNED`: the `serverId` of the server that owns the document. */
+    readonly owner?: string,
+  ) {
+    super(message)
+  }
+}
+
+/** The error for a negative status of the engine. */
+export function errorOf(status: number, what: string, owner?: string): AffinityError {
+  const [code, text] = native.errors[status] ?? ['AFF_EUNKNOWN', `status ${status}`]
+  return new AffinityError(code, `${what}: ${text}`, owner)
+}

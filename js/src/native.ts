@@ -1,0 +1,106 @@
+import { createRequire } from 'node:module'
+import { fileURLToPath } from 'node:url'
+
+/** What binding/binding.c exports. */
+export interface Native {
+  open(options: NativeOptions, onRecords: (block: ArrayBuffer) => void): NativeHandle
+  close(handle: NativeHandle): void
+  post(
+    handle: NativeHandle,
+    kind: number,
+    flag: boolean,
+    code: number,
+    socket: number,
+    status: number,
+    request: number,
+    document?: Uint8Array,
+    name?: Uint8Array,
+    data?: Uint8Array,
+  ): number
+  frame(handle: NativeHandle, socket: number, data: Uint8Array): number
+  send(handle: NativeHandle, proxies: Uint32Array, data: Uint8Array): number
+  validUntil(handle: NativeHandle): number
+  now(): number
+  stats(handle: NativeHandle): Record<string, number>
+  constants: Record<ConstantName, number>
+  errors: Record<number, [name: string, text: string]>
+}
+
+export type NativeHandle = object
+
+export interface NativeOptions {
+  serverId: string
+  prefix: string
+  lockTTL: number
+  proxySocketTTL: number
+  customEventTTL: number
+  aliveEvery: number
+  pack: boolean
+  seedHigh: number
+  seedLow: number
+  host?: string
+  port?: number
+  path?: string
+  username?: string
+  password?: string
+  db: number
+  connectTimeout: number
+  clientName: string
+}
+
+type ConstantName =
+  | 'SOCKET_OPEN'
+  | 'SOCKET_CLOSE'
+  | 'ROUTE_END'
+  | 'PROXY_CLOSE'
+  | 'CLAIM'
+  | 'UNUSE'
+  | 'EMIT'
+  | 'EVENT_RESULT'
+  | 'SHUTDOWN'
+  | 'PACKED'
+  | 'UNPACKED'
+  | 'ON_READY'
+  | 'ON_FAILED'
+  | 'ON_SEND'
+  | 'ON_SOCKET_CLOSE'
+  | 'ON_LOCAL'
+  | 'ON_ROUTE'
+  | 'ON_PROXY_OPEN'
+  | 'ON_PROXY_FRAME'
+  | 'ON_PROXY_ALIVE'
+  | 'ON_PROXY_CLOSE'
+  | 'ON_CLAIMED'
+  | 'ON_LOST'
+  | 'ON_EVENT_RUN'
+  | 'ON_EVENT_LOCAL'
+  | 'ON_EVENT_DONE'
+  | 'ON_LOG'
+  | 'ON_STOPPED'
+  | 'ON_PACK'
+  | 'ON_UNPACK'
+  | 'USE_HOLD'
+  | 'USE_LOADED'
+  | 'USE_EVENT'
+  | 'ROUTE_HERE'
+
+/** A binary built here comes first: it is newer than one that was shipped. */
+function load(): Native {
+  const require = createRequire(import.meta.url)
+  const root = new URL('../../', import.meta.url)
+  const candidates = ['build/affinity.node', `prebuilds/${process.platform}-${process.arch}/affinity.node`]
+  const failures: string[] = []
+  for (const candidate of candidates) {
+    try {
+      return require(fileURLToPath(new URL(candidate, root)))
+    } catch (error) {
+      failures.push(`${candidate}: ${(error as Error).message.split('\n')[0]}`)
+    }
+  }
+  throw new Error(
+    `@hocuspocus/extension-redis-affinity has no binary for ${process.platform}-${process.arch}; ` +
+      `run "node scripts/install.mjs" in its folder to build one (${failures.join('; ')})`,
+  )
+}
+
+export const native: Native = load()

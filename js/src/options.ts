@@ -1,0 +1,190 @@
+import { randomBytes } from 'node:crypto'
+import { hostname } from 'node:os'
+import type { Redis } from 'ioredis'
+import { AffinityError } from './errors.js'
+import type { SerializedHTTPRequest } from './request.js'
+
+/**
+ * What goes through `pack` and `unpack`: every message between two servers, and inside it, packed on its
+ * own, the payload, result or error of a custom event.
+ */
+export type RSAMessage =
+  | { type: 'batch'; channel: string; data: Uint8Array }
+  | { type: 'event'; payload: unknown }
+  | { type: 'result'; payload: unknown }
+  | { type: 'error'; message: string; name?: string; code?: string | number }
+
+// biome-ignore lint/suspicious/noExplicitAny: a handler's payload and result are the user's own types
+export type CustomEvents = Record<string, (documentName: string, payload: any) => Promise<any>>
+
+export interface Configuration<TCE extends CustomEvents = CustomEvents> {
+  /**
+   * An ioredis instance. The engine connects by itself to where its options point (host and port or Unix
+   * socket, username, password, db, keyPrefix); the instance is not used otherwise, and disconnected by
+   * `onDestroy`.
+   */
+  redis: Redis
+  /** Serializes messages, e.g. to encrypt them. Give both or neither; default: the native format. */
+  pack?: (msg: RSAMessage) => string | Uint8Array
+  unpack?: (packedMessage: Uint8Array | Buffer) => RSAMessage
+  /** Unique in the cluster, 1 to 255 bytes. Default: the host's name and a random suffix. */
+  serverId?: string
+  /** How long a dead server keeps its documents, in ms, 100 to 3,600,000. Default: 10,000. */
+  lockTTL?: number
+  /** How long a proxy socket outlives the last sign of its origin, in ms, 100 to 3,600,000. Default: 30,000. */
+  proxySocketTTL?: number
+  /** How long `handleEvent` waits for a reply, in ms, 1 to 86,400,000. Default: 30,000. */
+  customEventTTL?: number
+  /** Prefix of Redis keys and channels. Default: 'rsa'. */
+  prefix?: string
+  /** Handlers of custom events by name. */
+  customEvents?: TCE
+  /**
+   * Computes a client's context on the server where a document is, instead of sending over the one given to
+   * `onSocketOpen`.
+   */
+  deriveContext?: (serializedHTTPRequest: SerializedHTTPRequest) => unknown
+}
+
+/** Where Redis is. */
+export interface RedisAddress {
+  host?: string
+  port?: number
+  path?: string
+  username?: string
+  password?: string
+  db: number
+  connectTimeout: number
+}
+
+export interface Options {
+  redis: Redis
+  address: RedisAddress
+  pack?: (msg: RSAMessage) => string | Uint8Array
+  unpack?: (packedMessage: Uint8Array | Buffer) => RSAMessage
+  serverId: string
+  lockTTL: number
+  proxySocketTTL: number
+  customEventTTL: number
+  prefix: string
+  customEvents: Map<string, (documentName: string, payload: unknown) => Promise<unknown>>
+  deriveContext?: (serializedHTTPRequest: SerializedHTTPRequest) => unknown
+}
+
+const KNOWN = new Set([
+  'redis',
+  'pack',
+  'unpack',
+  'serverId',
+  'lockTTL',
+  'proxySocketTTL',
+  'customEventTTL',
+  'prefix',
+  'customEvents',
+  'deriveContext',
+])
+
+const HOUR = 3_600_000
+
+function invalid(option: string, problem: string): AffinityError {
+  return new AffinityError('AFF_EINVAL', `RedisServerAffinity: option "${option}" ${problem}`)
+}
+
+function show(value: unknown): string {
+  return typeof value === 'string' ? JSON.stringify(value) : String(value)
+}
+
+function integer(option: string, value: unknown, fallback: number, min: number, max: number): number {
+  if (value === undefined) return fallback
+  if (!Number.isInteger(value) || (value as number) < min || (value as number) > max) {
+    throw invalid(option, `must be a whole number of milliseconds from ${min} to ${max}, not ${show(value)}`)
+  }
+  return value as number
+}
+
+function text(option: string, value: unknown, fallback: string, max: number): string {
+  if (value === undefined) return fallback
+  if (typeof value !== 'string') throw invalid(option, `must be a string, not ${show(value)}`)
+  const length = Buffer.byteLength(value)
+  if (length < 1 || length > max) throw invalid(option, `must have 1 to ${max} bytes, not ${length}`)
+  if (value.includes('\0')) throw invalid(option, 'must not contain a NUL character')
+  return value
+}
+
+function optionalFunction<T>(option: string, value: T | undefined): T | undefined {
+  if (value !== undefined && typeof value !== 'function') throw invalid(option, `must be a function, not ${show(value)}`)
+  return value
+}
+
+function redisAddress(redis: Redis | undefined): RedisAddress & { keyPrefix: string } {
+  if (redis === undefined || redis === null) throw invalid('redis', 'is missing: give an ioredis instance')
+  if (typeof redis !== 'object' || typeof redis.duplicate !== 'function') {
+    throw invalid('redis', `must be an ioredis instance, not ${show(redis)}`)
+  }
+  if ((redis as { isCluster?: boolean }).isCluster) throw invalid('redis', 'must not be a Redis Cluster')
+  const { options } = redis
+  if (options.sentinels?.length) throw invalid('redis', 'must not use Sentinel')
+  if (options.tls) throw invalid('redis', 'must not use TLS')
+  return {
+    ...(options.path ? { path: options.path } : { host: options.host ?? 'localhost', port: options.port ?? 6379 }),
+    username: options.username || undefined,
+    password: options.password || undefined,
+    db: options.db ?? 0,
+    connectTimeout: options.connectTimeout ?? 10_000,
+    keyPrefix: String(options.keyPrefix ?? ''),
+  }
+}
+
+/** Does a message survive `pack` and `unpack`? */
+function checkRoundTrip(options: Pick<Options, 'pack' | 'unpack'>): void {
+  const data = Uint8Array.of(0, 127, 128, 255)
+  let result: RSAMessage
+  try {
+    const packed = options.pack!({ type: 'batch', channel: 'probe', data })
+    result = options.unpack!(typeof packed === 'string' ? Buffer.from(packed) : packed)
+  } catch (error) {
+    throw invalid('pack', `and "unpack" fail on a probe message: ${(error as Error)?.message ?? error}`)
+  }
+  const same = result?.type === 'batch' && result.data instanceof Uint8Array && Buffer.compare(result.data, data) === 0
+  if (!same) throw invalid('pack', 'and "unpack" do not give back what was packed: a message with a Uint8Array')
+}
+
+function eventHandlers(customEvents: CustomEvents | undefined): Options['customEvents'] {
+  if (customEvents === undefined) return new Map()
+  if (typeof customEvents !== 'object' || customEvents === null) {
+    throw invalid('customEvents', `must be an object of functions, not ${show(customEvents)}`)
+  }
+  for (const [name, handler] of Object.entries(customEvents)) {
+    if (typeof handler !== 'function') throw invalid('customEvents', `"${name}" must be a function, not ${show(handler)}`)
+  }
+  return new Map(Object.entries(customEvents))
+}
+
+/** Checks a configuration and fills in the defaults. Throws an AffinityError that names the option. */
+export function readOptions<TCE extends CustomEvents>(configuration: Configuration<TCE>): Options {
+  if (typeof configuration !== 'object' || configuration === null) {
+    throw new AffinityError('AFF_EINVAL', 'RedisServerAffinity: the configuration must be an object')
+  }
+  for (const name of Object.keys(configuration)) {
+    if (!KNOWN.has(name)) throw invalid(name, `is unknown; known are ${[...KNOWN].join(', ')}`)
+  }
+  const { keyPrefix, ...address } = redisAddress(configuration.redis)
+  const options: Options = {
+    redis: configuration.redis,
+    address,
+    pack: optionalFunction('pack', configuration.pack),
+    unpack: optionalFunction('unpack', configuration.unpack),
+    serverId: text('serverId', configuration.serverId, `${hostname()}-${randomBytes(6).toString('hex')}`, 255),
+    lockTTL: integer('lockTTL', configuration.lockTTL, 10_000, 100, HOUR),
+    proxySocketTTL: integer('proxySocketTTL', configuration.proxySocketTTL, 30_000, 100, HOUR),
+    customEventTTL: integer('customEventTTL', configuration.customEventTTL, 30_000, 1, 24 * HOUR),
+    prefix: keyPrefix + text('prefix', configuration.prefix, 'rsa', 200),
+    customEvents: eventHandlers(configuration.customEvents),
+    deriveContext: optionalFunction('deriveContext', configuration.deriveContext),
+  }
+  if (Boolean(options.pack) !== Boolean(options.unpack)) {
+    throw invalid(options.pack ? 'unpack' : 'pack', `is missing: "pack" and "unpack" go together`)
+  }
+  if (options.pack) checkRoundTrip(options)
+  return options
+}

@@ -1,0 +1,53 @@
+import type { LazyConnection, SocketForHocuspocus } from './connection.js'
+import type { Engine } from './engine.js'
+import { deniedReason } from './frames.js'
+import { NOT_OWNER_REASON } from './hocuspocus.js'
+
+const OPEN = 1
+const CLOSED = 3
+
+/** Stands here, at the owner of documents, for a client socket that another server holds. */
+export class ProxySocket implements SocketForHocuspocus {
+  readyState = OPEN
+  readonly connection: LazyConnection
+
+  constructor(
+    private readonly id: number,
+    private readonly engine: Engine,
+    connect: (socket: SocketForHocuspocus) => LazyConnection,
+    private readonly onEnd: () => void,
+  ) {
+    this.connection = connect(this)
+  }
+
+  /** Hocuspocus has a frame for the client. */
+  send(data: Uint8Array): void {
+    if (this.readyState !== OPEN) return
+    if (data.length < 512 && deniedReason(data) === NOT_OWNER_REASON) this.close(4205, 'Reset Connection')
+    else this.engine.proxySend(this.id, data)
+  }
+
+  /** Hocuspocus closes the client's socket: the origin does it. */
+  close(code = 1000, reason = ''): void {
+    if (this.readyState !== OPEN) return
+    this.engine.proxyClosed(this.id, code, reason)
+    this.#end({ code, reason })
+  }
+
+  /** A frame of the client. It gets memory of its own: what a client sends may make decoders read past it. */
+  receive(data: Uint8Array): void {
+    if (this.readyState === OPEN) this.connection.handleMessage(data.slice())
+  }
+
+  /** The client's socket, or the link to its origin, is closed. */
+  closed(code: number, reason: string): void {
+    if (this.readyState === OPEN) this.#end({ code, reason })
+  }
+
+  #end(event: { code: number; reason: string }): void {
+    this.readyState = CLOSED
+    this.onEnd()
+    // As with a real socket, whose close event comes after the call of close().
+    setImmediate(() => this.connection.handleClose(event))
+  }
+}

@@ -1,0 +1,116 @@
+import type { IncomingMessage } from 'node:http'
+
+/**
+ * A client's HTTP request (the handshake of its WebSocket) as plain data: it crosses to the owner of a
+ * document once, when the client's proxy socket is opened there.
+ */
+export interface SerializedHTTPRequest {
+  method: string
+  /** As on the request line (`/path?query`), or absolute. */
+  url: string
+  /** Names in lower case. */
+  headers: Record<string, string | string[]>
+  /** Where the connection came from; empty if unknown. */
+  socket: { remoteAddress: string }
+}
+
+/** The parts of uWebSockets.js's HttpRequest and HttpResponse that are needed. */
+export interface UwsRequest {
+  getMethod(): string
+  getUrl(): string
+  getQuery(): string | undefined
+  forEach(callback: (name: string, value: string) => void): void
+}
+export interface UwsResponse {
+  getRemoteAddressAsText(): ArrayBuffer
+}
+
+/**
+ * Makes plain data of a request of Node's http module, of a web `Request`, or of uWebSockets.js (which
+ * allows reading its request and response only inside the `upgrade` handler).
+ *
+ * @param request what the client sent
+ * @param remote the client's address, or uWebSockets.js's HttpResponse; Node's request knows its own
+ */
+export function serializeRequest(
+  request: IncomingMessage | Request | UwsRequest,
+  remote?: string | UwsResponse,
+): SerializedHTTPRequest {
+  const remoteAddress = typeof remote === 'string' ? remote : addressOf(remote)
+  if ('getUrl' in request) return fromUws(request, remoteAddress)
+  if (isWebRequest(request)) {
+    return {
+      method: request.method,
+      url: request.url,
+      headers: Object.fromEntries(request.headers),
+      socket: { remoteAddress },
+    }
+  }
+  return {
+    method: request.method ?? 'GET',
+    url: request.url ?? '/',
+    headers: definedHeaders(request),
+    socket: { remoteAddress: remoteAddress || (request.socket?.remoteAddress ?? '') },
+  }
+}
+
+function isWebRequest(request: IncomingMessage | Request): request is Request {
+  return typeof (request.headers as Headers).get === 'function'
+}
+
+function addressOf(response?: UwsResponse): string {
+  return response ? Buffer.from(response.getRemoteAddressAsText()).toString() : ''
+}
+
+function definedHeaders(request: IncomingMessage): Record<string, string | string[]> {
+  const headers: Record<string, string | string[]> = {}
+  for (const [name, value] of Object.entries(request.headers)) {
+    if (value !== undefined) headers[name] = value
+  }
+  return headers
+}
+
+function fromUws(request: UwsRequest, remoteAddress: string): SerializedHTTPRequest {
+  const headers: Record<string, string> = {}
+  request.forEach((name, value) => {
+    headers[name] = value
+  })
+  const query = request.getQuery()
+  return {
+    method: request.getMethod().toUpperCase(),
+    url: query ? `${request.getUrl()}?${query}` : request.getUrl(),
+    headers,
+    socket: { remoteAddress },
+  }
+}
+
+/** A web Request whose `socket.remoteAddress` is the client's address: what Hocuspocus's hooks see. */
+export type ClientRequest = Request & { socket: { remoteAddress: string } }
+
+/** The request as Hocuspocus 4 wants it. Headers or an address that can't be carried over are left out. */
+export function toRequest(serialized: SerializedHTTPRequest): ClientRequest {
+  const headers = new Headers()
+  for (const [name, values] of Object.entries(serialized.headers)) {
+    for (const value of Array.isArray(values) ? values : [values]) {
+      try {
+        headers.append(name, value)
+      } catch {
+        // HTTP/2's pseudo-headers (":path") and the like have no place in a web Request.
+      }
+    }
+  }
+  const request = new Request(absoluteUrl(serialized, headers.get('host')), { headers })
+  return withAddress(request, serialized.socket?.remoteAddress ?? '')
+}
+
+export function withAddress(request: Request, remoteAddress: string): ClientRequest {
+  if (!('socket' in request)) Object.defineProperty(request, 'socket', { value: { remoteAddress }, enumerable: true })
+  return request as ClientRequest
+}
+
+function absoluteUrl(serialized: SerializedHTTPRequest, host: string | null): string {
+  for (const base of [`http://${host || 'localhost'}`, 'http://localhost']) {
+    if (URL.canParse(serialized.url, base)) return new URL(serialized.url, base).href
+  }
+  return 'http://localhost/'
+}

@@ -1,0 +1,139 @@
+import { type LazyConnection, type SocketForHocuspocus } from './connection.js'
+import type { Engine } from './engine.js'
+import { addressOf, deniedReason, endsRoute } from './frames.js'
+import { NOT_OWNER_REASON } from './hocuspocus.js'
+
+/** The client's socket, whatever library it comes from. */
+export interface RealSocket {
+  send(data: Uint8Array): void
+  close(code: number, reason: string): void
+  readonly readyState: number
+}
+
+interface Route {
+  /** Served by the Hocuspocus here. */
+  here: boolean
+  /** Frames given to the engine that it has not been heard to have had. */
+  posted: number
+}
+
+const RESET = { code: 4205, reason: 'Reset Connection' }
+
+/**
+ * The origin's side of a client socket: a frame of a document that is served here goes straight to
+ * Hocuspocus, unless earlier ones of its address are still under way through the engine; all others go to
+ * the engine.
+ */
+export class ClientSocket {
+  #routes = new Map<string, Route>()
+  #hereCount = 0
+  #connection: LazyConnection | undefined
+  #closed = false
+
+  constructor(
+    readonly id: number,
+    private readonly socket: RealSocket,
+    private readonly engine: Engine,
+    private readonly connect: (socket: SocketForHocuspocus) => LazyConnection,
+  ) {}
+
+  /** A frame of the client. `data` must stay as it is: Hocuspocus may keep it. */
+  receive(data: Uint8Array): void {
+    if (this.#closed) return
+    this.#connection?.alive()
+    const address = addressOf(data)
+    if (address !== undefined) {
+      const route = this.#route(address)
+      if (route.here && route.posted === 0) {
+        this.#connection!.handleMessage(data)
+        return
+      }
+      route.posted++
+    }
+    if (!this.engine.frame(this.id, data)) this.close(RESET.code, RESET.reason)
+  }
+
+  #route(address: string): Route {
+    let route = this.#routes.get(address)
+    if (!route) this.#routes.set(address, (route = { here: false, posted: 0 }))
+    return route
+  }
+
+  /** The engine hands a frame over that was on its way when the document turned out to be served here. */
+  local(data: Uint8Array): void {
+    if (this.#closed) return
+    const route = this.#routes.get(addressOf(data) ?? '')
+    if (route?.here && route.posted > 0) route.posted--
+    this.#open().handleMessage(data.slice())
+  }
+
+  /** The engine says where an address is served from here on. */
+  placed(address: string, here: boolean, taken: number): void {
+    const route = this.#routes.get(address)
+    if (!route) return
+    route.posted = Math.max(0, route.posted - taken)
+    if (here !== route.here) this.#setHere(route, here)
+    if (!here && route.posted === 0) this.#routes.delete(address)
+  }
+
+  #setHere(route: Route, here: boolean): void {
+    route.here = here
+    this.#hereCount += here ? 1 : -1
+    if (this.#hereCount === 0) setImmediate(() => this.#endConnectionIfUnused())
+  }
+
+  #open(): LazyConnection {
+    this.#connection ??= this.connect({
+      send: (data) => this.#sendFromHere(data),
+      close: (code, reason) => this.close(code ?? 1000, reason ?? ''),
+      readyState: 1,
+    })
+    return this.#connection
+  }
+
+  /** Hocuspocus here has a frame for the client. */
+  #sendFromHere(data: Uint8Array): void {
+    if (this.#closed) return
+    if (deniedReason(data) === NOT_OWNER_REASON) {
+      this.close(RESET.code, RESET.reason)
+      return
+    }
+    this.socket.send(data)
+    if (!endsRoute(data)) return
+    const address = addressOf(data)!
+    const route = this.#routes.get(address)
+    if (route?.here) this.#setHere(route, false)
+    this.engine.routeEnded(this.id, address)
+  }
+
+  /** Without documents here, Hocuspocus would wait for an authentication that is happening elsewhere. */
+  #endConnectionIfUnused(): void {
+    if (this.#hereCount > 0 || !this.#connection) return
+    this.#connection.handleClose()
+    this.#connection = undefined
+  }
+
+  /** A frame of a document's owner. */
+  send(data: Uint8Array): void {
+    if (!this.#closed) this.socket.send(data)
+  }
+
+  /** Closes the client's socket; its library reports that with `closed`. */
+  close(code: number, reason: string): void {
+    if (this.#closed) return
+    try {
+      this.socket.close(code, reason)
+    } catch (error) {
+      console.error('[RedisServerAffinity] closing a socket failed:', error)
+    }
+  }
+
+  /** The client's socket is closed. */
+  closed(event?: { code: number; reason: string }): void {
+    if (this.#closed) return
+    this.#closed = true
+    this.#connection?.handleClose(event)
+    this.#routes.clear()
+    this.engine.socketClosed(this.id)
+  }
+}

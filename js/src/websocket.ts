@@ -1,0 +1,43 @@
+import type { RealSocket } from './socket.js'
+
+/**
+ * A client's WebSocket: of ws, crossws, a browser-like implementation, or uWebSockets.js (known by its `end`
+ * and by having no `readyState`).
+ */
+export interface BaseWebSocket {
+  send(data: Uint8Array, isBinary?: boolean): unknown
+  close(code?: number, reason?: string): unknown
+  end?(code?: number, reason?: string): unknown
+  readonly readyState?: number
+}
+
+/** May an application send this close code? (RFC 6455, 7.4) */
+function isCloseCode(code: number): boolean {
+  return (code >= 1000 && code <= 1014 && ![1004, 1005, 1006].includes(code)) || (code >= 3000 && code <= 4999)
+}
+
+/** A close frame carries at most 123 bytes of reason. (RFC 6455, 5.5) */
+function shorten(reason: string): string {
+  let text = reason
+  while (Buffer.byteLength(text) > 123) text = text.slice(0, -1)
+  return text
+}
+
+/** Makes the kinds of sockets alike. */
+export function adaptSocket(ws: BaseWebSocket): RealSocket {
+  const isUws = typeof ws.end === 'function' && ws.readyState === undefined
+  return {
+    get readyState() {
+      return ws.readyState ?? 1
+    },
+    send(data) {
+      if (isUws) ws.send(data, true)
+      else ws.send(data)
+    },
+    close(code, reason) {
+      const args: [number?, string?] = isCloseCode(code) ? [code, shorten(reason)] : []
+      if (isUws) ws.end!(...args)
+      else ws.close(...args)
+    },
+  }
+}

@@ -1,0 +1,441 @@
+#include "instance.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct aff_instance {
+    aff_instance_config config;
+    aff_engine *engine;
+    aff_queue inbox, outbox;
+    uv_thread_t thread;
+    uv_loop_t loop;
+    uv_async_t wakeup;
+    uv_prepare_t turn;
+    uv_timer_t timer;
+    aff_redis *commands, *listener;
+    char *channel; /* what the listener listens to */
+    size_t channel_len;
+    bool announced_failure, closing;
+    atomic_bool abort;
+    atomic_uint_fast64_t valid_until;
+    uv_mutex_t stats_mutex;
+    aff_stats stats;
+};
+
+uint64_t aff_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* ---- To the application -------------------------------------------------------------------- */
+
+static void deliver(aff_instance *in, const aff_record *record, uint64_t credit) {
+    int status = aff_queue_push(&in->outbox, record, credit);
+    if (status == 1) in->config.wake(in->config.arg);
+    if (status < 0) atomic_store(&in->abort, true); /* can't go on without telling: fail whole */
+}
+
+static void deliver_action(aff_instance *in, const aff_action *a) {
+    aff_record record = {
+        .kind = (uint8_t)a->type,
+        .code = a->code,
+        .socket = a->socket,
+        .status = a->status,
+        .request = a->type == AFF_ACT_ROUTE ? a->count : a->request,
+        .document = a->document,
+        .name = a->name,
+        .data = a->data,
+    };
+    if (a->type == AFF_ACT_SEND) {
+        record.name = (aff_slice){(const uint8_t *)a->sockets, a->count * sizeof(uint32_t)};
+    }
+    deliver(in, &record, aff_action_credit(a));
+}
+
+static void tell(aff_instance *in, aff_action_type type, int status, const char *text) {
+    aff_record record = {.kind = (uint8_t)type,
+                         .status = status,
+                         .data = {(const uint8_t *)text, strlen(text)}};
+    deliver(in, &record, 0);
+}
+
+/* ---- To Redis ------------------------------------------------------------------------------ */
+
+static void step(aff_instance *in, const aff_event *event) {
+    if (aff_step(in->engine, aff_now(), event) == AFF_ENOMEM) atomic_store(&in->abort, true);
+}
+
+static void send_command(aff_instance *in, uint64_t request, int argc, const aff_slice *args) {
+    const char *argv[AFF_ARGV_MAX + 3];
+    size_t lens[AFF_ARGV_MAX + 3];
+    for (int i = 0; i < argc; i++) {
+        argv[i] = (const char *)args[i].data;
+        lens[i] = args[i].len;
+    }
+    int status = in->commands ? aff_redis_command(in->commands, request, argc, argv, lens)
+                              : AFF_ENOTCONN;
+    if (status == 0) return;
+    step(in, &(aff_event){.type = AFF_EV_REPLY, .request = request, .status = AFF_ENOTCONN});
+}
+
+static aff_slice text(const char *s) {
+    return (aff_slice){(const uint8_t *)s, strlen(s)};
+}
+
+static void run_script(aff_instance *in, const aff_action *a) {
+    aff_slice args[AFF_ARGV_MAX + 3];
+    int argc = 0;
+    if (a->script == AFF_COMMAND_GET) {
+        args[argc++] = text("GET");
+    } else if (a->script == AFF_COMMAND_NUMSUB) {
+        args[argc++] = text("PUBSUB");
+        args[argc++] = text("NUMSUB");
+    } else {
+        /* Always the whole script: Redis knows it by its hash after the first time, and a lease
+         * is claimed once for each opening of a document. */
+        args[argc++] = text("EVAL");
+        args[argc++] = text(aff_script_source(a->script));
+        args[argc++] = text("1");
+    }
+    for (int i = 0; i < a->argc; i++) args[argc++] = a->argv[i];
+    send_command(in, a->request, argc, args);
+}
+
+static void publish(aff_instance *in, uint64_t request, aff_slice channel, aff_slice data) {
+    aff_slice args[] = {text("PUBLISH"), channel, data};
+    send_command(in, request, 3, args);
+}
+
+static void listen_to(aff_instance *in, aff_slice channel) {
+    if (!in->listener) return;
+    if (in->channel) aff_redis_unsubscribe(in->listener, in->channel, in->channel_len);
+    free(in->channel);
+    in->channel = malloc(channel.len + 1);
+    if (!in->channel) {
+        atomic_store(&in->abort, true);
+        return;
+    }
+    memcpy(in->channel, channel.data, channel.len);
+    in->channel_len = channel.len;
+    aff_redis_subscribe(in->listener, in->channel, in->channel_len);
+}
+
+static void stop(aff_instance *in);
+
+static void perform(aff_instance *in, const aff_action *a) {
+    switch (a->type) {
+        case AFF_ACT_REDIS: run_script(in, a); return;
+        case AFF_ACT_SUBSCRIBE: listen_to(in, a->name); return;
+        case AFF_ACT_PUBLISH:
+            if (in->config.pack) {
+                aff_record record = {.kind = AFF_RECORD_PACK,
+                                     .request = a->request,
+                                     .name = a->name,
+                                     .data = a->data};
+                deliver(in, &record, 0);
+            } else {
+                publish(in, a->request, a->name, a->data);
+            }
+            return;
+        case AFF_ACT_STOPPED:
+            deliver_action(in, a);
+            stop(in);
+            return;
+        default: deliver_action(in, a); return;
+    }
+}
+
+/* ---- From Redis ---------------------------------------------------------------------------- */
+
+static void on_up(void *arg) {
+    step(arg, &(aff_event){.type = AFF_EV_REDIS_UP});
+}
+
+static void on_down(void *arg, const char *reason) {
+    aff_instance *in = arg;
+    char line[256];
+    snprintf(line, sizeof(line), "connection to Redis lost: %s", reason);
+    tell(in, AFF_ACT_LOG, 1, line);
+    step(in, &(aff_event){.type = AFF_EV_REDIS_DOWN});
+}
+
+static void on_refused(void *arg, const char *error) {
+    aff_instance *in = arg;
+    if (in->announced_failure) return;
+    in->announced_failure = true;
+    tell(in, AFF_ACT_FAILED, AFF_EREFUSED, error);
+}
+
+static aff_value to_value(const redisReply *r) {
+    aff_value value = {.type = AFF_VALUE_NIL};
+    if (r->type == REDIS_REPLY_INTEGER) {
+        value.type = AFF_VALUE_INT;
+        value.integer = r->integer;
+    } else if (r->type == REDIS_REPLY_STRING || r->type == REDIS_REPLY_STATUS) {
+        value.type = AFF_VALUE_STRING;
+        value.string = (aff_slice){(const uint8_t *)r->str, r->len};
+    }
+    return value;
+}
+
+static void on_reply(void *arg, uint64_t tag, const redisReply *reply) {
+    aff_value values[4];
+    aff_event event = {.type = AFF_EV_REPLY, .request = tag, .values = values};
+    if (!reply) {
+        event.status = AFF_ENOTCONN;
+    } else if (reply->type == REDIS_REPLY_ERROR) {
+        event.status = AFF_EREDIS;
+        event.data = (aff_slice){(const uint8_t *)reply->str, reply->len};
+    } else if (reply->type == REDIS_REPLY_ARRAY) {
+        for (size_t i = 0; i < reply->elements && i < 4; i++) {
+            values[event.value_count++] = to_value(reply->element[i]);
+        }
+    } else {
+        values[event.value_count++] = to_value(reply);
+    }
+    step(arg, &event);
+}
+
+static void on_message(void *arg, const char *channel, size_t channel_len, const char *data,
+                       size_t len) {
+    aff_instance *in = arg;
+    (void)channel, (void)channel_len;
+    aff_slice batch = {(const uint8_t *)data, len};
+    if (in->config.pack) {
+        deliver(in, &(aff_record){.kind = AFF_RECORD_UNPACK, .data = batch}, 0);
+    } else {
+        step(in, &(aff_event){.type = AFF_EV_MESSAGE, .data = batch});
+    }
+}
+
+static void on_subscribed(void *arg, const char *channel, size_t len) {
+    aff_instance *in = arg;
+    if (in->channel_len == len && memcmp(in->channel, channel, len) == 0) {
+        step(in, &(aff_event){.type = AFF_EV_SUBSCRIBED});
+    }
+}
+
+static void on_subscribe_failed(void *arg, const char *channel, size_t len, const char *error) {
+    (void)channel, (void)len;
+    on_refused(arg, error);
+}
+
+static void on_listener_down(void *arg, const char *reason) {
+    (void)reason;
+    step(arg, &(aff_event){.type = AFF_EV_UNSUBSCRIBED});
+}
+
+static const aff_redis_callbacks command_callbacks = {
+    .up = on_up, .down = on_down, .refused = on_refused, .reply = on_reply};
+static const aff_redis_callbacks listener_callbacks = {.down = on_listener_down,
+                                                       .refused = on_refused,
+                                                       .message = on_message,
+                                                       .subscribed = on_subscribed,
+                                                       .subscribe_failed = on_subscribe_failed};
+
+/* ---- From the application -------------------------------------------------------------------- */
+
+static void on_record(aff_instance *in, const aff_record *r) {
+    if (r->kind == AFF_RECORD_PACKED) {
+        publish(in, r->request, r->name, r->data);
+        return;
+    }
+    aff_event event = {
+        .type = r->kind == AFF_RECORD_UNPACKED ? AFF_EV_MESSAGE : (aff_event_type)r->kind,
+        .socket = r->socket,
+        .request = r->request,
+        .bytes = r->request,
+        .status = r->status,
+        .code = r->code,
+        .flag = r->flag,
+        .use = (aff_use)r->code,
+        .document = r->document,
+        .name = r->name,
+        .data = r->data,
+    };
+    uint32_t *sockets = NULL;
+    if (event.type == AFF_EV_PROXY_SEND) { /* the name holds the numbers, at any alignment */
+        event.count = (uint32_t)(r->name.len / sizeof(uint32_t));
+        sockets = malloc(r->name.len + 1);
+        if (!sockets) {
+            atomic_store(&in->abort, true);
+            return;
+        }
+        memcpy(sockets, r->name.data, r->name.len);
+        event.sockets = sockets;
+    }
+    step(in, &event);
+    free(sockets);
+}
+
+static void on_wakeup(uv_async_t *handle) {
+    aff_instance *in = handle->data;
+    aff_block block = aff_queue_take(&in->inbox);
+    aff_record record;
+    for (size_t at = 0; aff_record_read(&block, &at, &record);) on_record(in, &record);
+    free(block.data);
+}
+
+/* ---- The loop -------------------------------------------------------------------------------- */
+
+static void on_timer(uv_timer_t *handle) {
+    step(handle->data, &(aff_event){.type = AFF_EV_TICK});
+}
+
+static void set_timer(aff_instance *in) {
+    uint64_t at = aff_deadline(in->engine), now = aff_now();
+    if (at == UINT64_MAX) {
+        uv_timer_stop(&in->timer);
+        return;
+    }
+    uv_update_time(&in->loop);
+    uv_timer_start(&in->timer, on_timer, at > now ? at - now : 0, 0);
+}
+
+static void save_stats(aff_instance *in) {
+    aff_stats stats;
+    aff_get_stats(in->engine, &stats);
+    uv_mutex_lock(&in->stats_mutex);
+    in->stats = stats;
+    uv_mutex_unlock(&in->stats_mutex);
+}
+
+/* Before the loop sleeps: send what was gathered, do what the engine wants, set its alarm. */
+static void on_turn(uv_prepare_t *handle) {
+    aff_instance *in = handle->data;
+    if (atomic_load(&in->abort) && !in->closing) {
+        tell(in, AFF_ACT_FAILED, AFF_ENOMEM, "the engine has stopped: out of memory");
+        stop(in);
+    }
+    if (in->closing) return;
+    step(in, &(aff_event){.type = AFF_EV_FLUSH});
+    const aff_action *action;
+    while (!in->closing && (action = aff_next_action(in->engine))) perform(in, action);
+    if (in->closing) return;
+    if (in->commands) aff_redis_flush(in->commands);
+    atomic_store(&in->valid_until, aff_valid_until(in->engine));
+    save_stats(in);
+    set_timer(in);
+}
+
+static void stop(aff_instance *in) {
+    if (in->closing) return;
+    in->closing = true;
+    atomic_store(&in->valid_until, 0);
+    if (in->commands) aff_redis_close(in->commands, NULL, NULL);
+    if (in->listener) aff_redis_close(in->listener, NULL, NULL);
+    in->commands = in->listener = NULL;
+    uv_close((uv_handle_t *)&in->wakeup, NULL);
+    uv_close((uv_handle_t *)&in->turn, NULL);
+    uv_close((uv_handle_t *)&in->timer, NULL);
+}
+
+static void run(void *arg) {
+    aff_instance *in = arg;
+    uv_run(&in->loop, UV_RUN_DEFAULT);
+}
+
+/* ---- Opening and closing ---------------------------------------------------------------------- */
+
+static int open_loop(aff_instance *in) {
+    if (uv_loop_init(&in->loop) != 0) return AFF_ENOMEM;
+    in->wakeup.data = in->turn.data = in->timer.data = in;
+    if (uv_async_init(&in->loop, &in->wakeup, on_wakeup) != 0) {
+        uv_loop_close(&in->loop);
+        return AFF_ENOMEM;
+    }
+    uv_prepare_init(&in->loop, &in->turn);
+    uv_prepare_start(&in->turn, on_turn);
+    uv_timer_init(&in->loop, &in->timer);
+    return 0;
+}
+
+static int open_connections(aff_instance *in) {
+    aff_redis_config config = in->config.redis;
+    config.ping_ms = 5000;
+    config.reply_timeout_ms = 15000;
+    config.out_max = AFF_REDIS_OUT_LIMIT;
+    int status = aff_redis_open(&in->loop, &config, &command_callbacks, in, &in->commands);
+    if (status != 0) return status;
+    config.seed++;
+    return aff_redis_open(&in->loop, &config, &listener_callbacks, in, &in->listener);
+}
+
+static void free_instance(aff_instance *in) {
+    aff_free(in->engine);
+    aff_queue_free(&in->inbox);
+    aff_queue_free(&in->outbox);
+    uv_mutex_destroy(&in->stats_mutex);
+    free(in->channel);
+    free(in);
+}
+
+static int start(aff_instance *in) {
+    int status = open_loop(in);
+    if (status != 0) return status;
+    status = open_connections(in);
+    if (status == 0 && uv_thread_create(&in->thread, run, in) != 0) status = AFF_ENOMEM;
+    if (status == 0) return 0;
+    stop(in);
+    uv_run(&in->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&in->loop);
+    return status;
+}
+
+int aff_instance_open(const aff_instance_config *config, aff_instance **out) {
+    aff_instance *in = calloc(1, sizeof(*in));
+    if (!in) return AFF_ENOMEM;
+    in->config = *config;
+    int status = aff_new(&config->engine, &in->engine);
+    if (status != 0) {
+        free(in);
+        return status;
+    }
+    if (aff_queue_init(&in->inbox, AFF_INBOX_MAX) != 0 ||
+        aff_queue_init(&in->outbox, AFF_OUTBOX_MAX) != 0 || uv_mutex_init(&in->stats_mutex) != 0)
+        abort(); /* a mutex without attributes can't fail on Linux and macOS */
+    status = start(in);
+    if (status != 0) {
+        free_instance(in);
+        return status;
+    }
+    *out = in;
+    return 0;
+}
+
+int aff_instance_post(aff_instance *in, const aff_record *record) {
+    int status = aff_queue_push(&in->inbox, record, 0);
+    if (status == 1) uv_async_send(&in->wakeup);
+    return status < 0 ? status : 0;
+}
+
+aff_block aff_instance_take(aff_instance *in) {
+    return aff_queue_take(&in->outbox);
+}
+
+int aff_instance_consumed(aff_instance *in, uint64_t credit) {
+    if (credit == 0) return 0;
+    return aff_instance_post(in, &(aff_record){.kind = AFF_EV_CONSUMED, .request = credit});
+}
+
+uint64_t aff_instance_valid_until(const aff_instance *in) {
+    return atomic_load(&in->valid_until);
+}
+
+void aff_instance_stats(aff_instance *in, aff_stats *out) {
+    uv_mutex_lock(&in->stats_mutex);
+    *out = in->stats;
+    uv_mutex_unlock(&in->stats_mutex);
+}
+
+void aff_instance_close(aff_instance *in) {
+    atomic_store(&in->abort, true);
+    uv_async_send(&in->wakeup); /* harmless where the handle is closed: its loop has ended */
+    uv_thread_join(&in->thread);
+    uv_loop_close(&in->loop);
+    free_instance(in);
+}

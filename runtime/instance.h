@@ -1,0 +1,67 @@
+/*
+ * instance.h - an engine on a thread of its own, with its two connections to Redis (one for
+ * commands, one that listens).
+ *
+ * The thread exists so that a busy application thread can't delay a renewal, or let Redis's output
+ * buffer for the listener fill up. The application talks to it through two queues of records.
+ */
+#ifndef AFF_INSTANCE_H
+#define AFF_INSTANCE_H
+
+#include "queue.h"
+#include "redis.h"
+
+/* Records beside those of aff_event_type (to the instance) and aff_action_type (from it). */
+enum {
+    /* From it: `data` is to be packed by the application, and given back with AFF_RECORD_PACKED
+     * and the same `request` and `name`; and the other way round. Only where `pack` is set. */
+    AFF_RECORD_PACK = 100,
+    AFF_RECORD_UNPACK,
+    AFF_RECORD_PACKED,  /* to it */
+    AFF_RECORD_UNPACKED /* to it */
+};
+
+enum {
+    AFF_INBOX_MAX = 512 << 20, /* bytes that wait for the thread */
+    AFF_OUTBOX_MAX = 1 << 30   /* bytes that wait for the application: bounded by credit before */
+};
+
+typedef struct aff_instance aff_instance;
+
+typedef struct {
+    aff_config engine; /* `allocator` must be NULL */
+    aff_redis_config redis;
+    bool pack;
+    void (*wake)(void *arg); /* on the instance's thread: there is something to take */
+    void *arg;
+} aff_instance_config;
+
+/*
+ * Starts the thread. Everything in `config` is copied. Errors: AFF_EINVAL, AFF_ENOMEM.
+ */
+int aff_instance_open(const aff_instance_config *config, aff_instance **out);
+
+/* Tells it something; any thread. Errors: AFF_EFULL, AFF_ENOMEM, which changed nothing. */
+int aff_instance_post(aff_instance *instance, const aff_record *record);
+
+/* Takes what it has to tell; one thread. Give the block's credit back with aff_instance_consumed()
+ * once it has been worked through, or peers will stop sending. */
+aff_block aff_instance_take(aff_instance *instance);
+int aff_instance_consumed(aff_instance *instance, uint64_t credit);
+
+/* Until when this server's leases are valid (CLOCK_BOOTTIME, ms); 0: not a member. Any thread. */
+uint64_t aff_instance_valid_until(const aff_instance *instance);
+
+/* The engine's counters as of the end of its last loop turn; any thread. */
+void aff_instance_stats(aff_instance *instance, aff_stats *out);
+
+/* CLOCK_BOOTTIME in ms. */
+uint64_t aff_now(void);
+
+/*
+ * Ends the thread, waits for it, and frees the instance; not on the instance's thread. For a clean
+ * leave post AFF_EV_SHUTDOWN first, and call this after AFF_ACT_STOPPED.
+ */
+void aff_instance_close(aff_instance *instance);
+
+#endif

@@ -1,0 +1,95 @@
+// Runs the suites that are asked for and sums them up:
+//   node scripts/test.mjs [--c <folder of test programs>] [--node] [--browser] [files...]
+// The last line is `N passed, N failed`, alone; the exit code says the same.
+import { spawn } from 'node:child_process'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
+process.chdir(root)
+
+const total = { passed: 0, failed: 0 }
+const failures = []
+
+/** A program that never returns must not hang the whole run: generous limits per program and per suite. */
+const C_LIMIT_MS = 120_000
+const NODE_LIMIT_MS = 15 * 60_000
+
+function run(command, args, { limit, env = {}, onText = () => {} }) {
+  return new Promise((resolve) => {
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, ...env } })
+    const timer = setTimeout(() => {
+      console.log(`${command} ${args.join(' ')}: no end after ${limit / 1000} s, stopped`)
+      child.kill('SIGKILL')
+    }, limit)
+    child.stdout.on('data', (data) => {
+      process.stdout.write(data)
+      onText(data.toString())
+    })
+    child.on('error', (error) => console.log(error.message))
+    child.on('close', (code, signal) => {
+      clearTimeout(timer)
+      resolve(signal ?? code)
+    })
+  })
+}
+
+/** cmocka's own counts; a program that ends without them (a crash) is one failure on top of what it told. */
+async function runC(folder) {
+  const programs = existsSync(folder) ? readdirSync(folder).filter((name) => /^test_\w+$/.test(name)) : []
+  // A program whose source is gone is a leftover of an older build.
+  const current = programs.filter((name) => existsSync(`test/c/${name}.c`)).sort()
+  for (const name of current) {
+    let text = ''
+    const status = await run(path.join(folder, name), [], { limit: C_LIMIT_MS, onText: (more) => (text += more) })
+    const count = (label) => [...text.matchAll(new RegExp(`^\\[  ${label}  \\] (\\d+) test\\(s\\)`, 'gm'))].reduce((sum, m) => sum + Number(m[1]), 0)
+    const passed = count('PASSED')
+    let failed = count('FAILED')
+    if (status !== 0 && failed === 0) failed = 1
+    total.passed += passed
+    total.failed += failed
+    if (failed > 0) failures.push(`${name}${status === 0 ? '' : ` (${status})`}`)
+  }
+}
+
+async function runNode(suite, files) {
+  const chosen = files.length > 0 ? files : readdirSync(`test/${suite}`).filter((name) => name.endsWith('.test.mjs')).map((name) => `test/${suite}/${name}`)
+  if (chosen.length === 0) return
+  mkdirSync('build', { recursive: true })
+  const tap = `build/${suite}-tests.tap`
+  rmSync(tap, { force: true })
+  const status = await run(
+    process.execPath,
+    [
+      '--test',
+      '--test-concurrency=2',
+      '--test-timeout=120000',
+      '--test-reporter=spec',
+      '--test-reporter-destination=stdout',
+      '--test-reporter=tap',
+      `--test-reporter-destination=${tap}`,
+      ...chosen.sort(),
+    ],
+    { limit: NODE_LIMIT_MS },
+  )
+  const text = existsSync(tap) ? readFileSync(tap, 'utf8') : ''
+  const count = (label) => Number(text.match(new RegExp(`^# ${label} (\\d+)$`, 'm'))?.[1] ?? 0)
+  const failed = count('fail') + count('cancelled')
+  total.passed += count('pass')
+  total.failed += status !== 0 && failed === 0 ? 1 : failed
+  if (status !== 0) {
+    const named = [...text.matchAll(/^ *not ok \d+ - (.*)$/gm)].map((match) => match[1]).filter((name) => !name.endsWith('.mjs'))
+    failures.push(...(named.length > 0 ? named : [`${suite} tests (${status})`]))
+  }
+}
+
+const args = process.argv.slice(2)
+const files = args.filter((arg) => arg.endsWith('.mjs'))
+if (args.includes('--c')) await runC(args[args.indexOf('--c') + 1])
+if (args.includes('--node')) await runNode('node', files)
+if (args.includes('--browser')) await runNode('browser', files)
+
+if (failures.length > 0) console.log(`\nfailed:\n${failures.map((name) => `  ${name}`).join('\n')}`)
+console.log(`\n${total.passed} passed, ${total.failed} failed`)
+process.exit(total.failed === 0 && total.passed > 0 ? 0 : 1)
