@@ -152,11 +152,11 @@ tsan:
 
 ## test: setup, build, then all tests; ends with `N passed, N failed`
 test: setup
-	@$(MAKE) --no-print-directory build c-tests
+	@$(MAKE) --no-print-directory prebuild c-tests
 	@$(NODE) scripts/test.mjs --c $(V) --node --browser
 
 ## test-node: the Node tests (FILES="test/node/a.test.mjs ..." for some of them)
-test-node: build
+test-node: prebuild
 	@$(NODE) scripts/test.mjs --node $(FILES)
 
 ## test-browser: the tests of the demo page in headless Chromium

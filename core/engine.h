@@ -37,7 +37,7 @@ typedef struct {
     aff__member_state state;
     char boot[AFF_BOOT_LEN + 1];
     char former[AFF_BOOT_LEN + 1];  /* the boot before this one; "" if none */
-    char rival[AFF_BOOT_LEN + 1];   /* PROBING: the boot that has the key */
+    char rival[AFF_BOOT_LEN + 1];   /* PROBING: the boot that has the key; "": try to join again */
     uint64_t asked_at;              /* when the request in flight was sent */
     uint64_t renew_at, valid_until; /* JOINED; `valid_until` is also kept when Redis is away */
     uint64_t probe_at, probe_until; /* PROBING */
@@ -128,7 +128,8 @@ struct aff__peer {
     aff__list dirty; /* in engine->dirty while there is something to flush */
 
     aff__list visits, proxies, events;
-    aff__buf targets; /* scratch of PROXY_SEND */
+    aff__list by_target; /* scratch of aff__proxy_send() */
+    aff__buf targets;
     uint32_t target_count;
 };
 
@@ -344,6 +345,7 @@ typedef struct {
     uint64_t type, auth;                 /* `auth`: of an Auth frame */
 } aff__client_frame;
 
+bool aff__is_utf8(aff_slice bytes);
 bool aff__parse_client_frame(aff_slice frame, aff__client_frame *out);
 
 static inline aff_slice aff__none(void) {

@@ -21,7 +21,8 @@ enum {
     WINDOW_MIN = 2 * BATCH_MAX, /* credit below one batch would stop a link for ever */
     ACK_AFTER_MS = 200,
     BEAT_UNACKED_MS = 1000,
-    IDLE_FORGET_MS = 600000
+    IDLE_FORGET_MS = 600000,
+    PEERS_MAX = 10000 /* anyone who may publish can invent senders */
 };
 
 typedef struct {
@@ -57,7 +58,8 @@ aff__peer *aff__peer_get(aff_engine *e, const char *boot) {
     peer->number = ++e->next_peer;
     aff__buf *bufs[] = {&peer->server_id, &peer->queue, &peer->fragment, &peer->targets};
     for (size_t i = 0; i < sizeof(bufs) / sizeof(*bufs); i++) aff__buf_init(bufs[i], &e->heap);
-    aff__list *lists[] = {&peer->dirty, &peer->visits, &peer->proxies, &peer->events};
+    aff__list *lists[] = {&peer->dirty, &peer->visits, &peer->proxies, &peer->events,
+                          &peer->by_target};
     for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++) aff__list_init(lists[i]);
     restart(peer, 1);
     peer->spoken_at = peer->heard_at = e->now;
@@ -389,11 +391,21 @@ void aff__link_receive(aff_engine *e, aff_slice batch) {
         e->stats.stale++;
         return;
     }
+    bool is_new = !aff__peer_find(e, aff__str(h.from));
+    if (is_new && e->peers.count >= PEERS_MAX) {
+        e->stats.overflows++;
+        return;
+    }
     aff__peer *peer = aff__peer_get(e, h.from);
     peer->heard_at = e->now;
     if (!same_session(e, peer, &h)) return;
-    if (h.seq != peer->in_seq + (h.flags & FLAG_FRAMES)) {
+    uint64_t expected = peer->in_seq + (h.flags & FLAG_FRAMES);
+    if (h.seq > expected) {
         on_gap(e, peer);
+        return;
+    }
+    if (h.seq < expected) { /* had before */
+        e->stats.stale++;
         return;
     }
     peer->in_seq = h.seq;

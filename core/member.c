@@ -197,11 +197,9 @@ void aff__member_answer(aff_engine *e, const aff__ask *asked, const aff_event *r
         return;
     if (reply->status != 0) { /* Redis said no (loading, read-only, out of memory): again soon */
         if (m->state == AFF_MEMBER_JOINED) m->renew_at = e->now + e->config.lock_ttl_ms / 10;
-        if (m->state == AFF_MEMBER_JOINING || m->state == AFF_MEMBER_PROBING) {
-            m->state = AFF_MEMBER_PROBING;
-            m->rival[0] = '\0';
-            m->probe_at = m->probe_until = e->now + PROBE_EVERY_MS;
-        }
+        if (m->state == AFF_MEMBER_JOINING) to(e, AFF_MEMBER_PROBING);
+        m->rival[0] = '\0'; /* the next probe is a join */
+        m->probe_at = e->now + PROBE_EVERY_MS;
         return;
     }
     switch (asked->kind) {

@@ -322,6 +322,11 @@ static void on_client_frame(aff_engine *e, aff__route *route, const aff__client_
     }
 }
 
+static bool is_address(const aff__client_frame *frame) {
+    return frame->document.len > 0 && frame->document.len <= AFF_NAME_MAX &&
+           aff__is_utf8(frame->address);
+}
+
 static bool may_open(const aff_engine *e, const aff__socket *socket) {
     return socket->pending_count < e->config.pending_routes_max &&
            socket->route_count < e->config.socket_routes_max &&
@@ -334,20 +339,18 @@ void aff__socket_frame(aff_engine *e, uint32_t id, aff_slice data) {
     socket->active_at = e->now;
     aff__client_frame frame;
     bool readable = aff__parse_client_frame(data, &frame);
-    if (!readable || frame.document.len == 0 || frame.document.len > AFF_NAME_MAX) {
+    aff__route *route = readable ? find_route(e, id, frame.address) : NULL;
+    if (!readable || (!route && !is_address(&frame))) {
         e->stats.malformed++;
         close_socket(e, socket, AFF_CLOSE_UNAUTHORIZED, "Unauthorized");
         return;
     }
-    aff__route *route = find_route(e, id, frame.address);
-    if (!route) {
-        if (!may_open(e, socket)) {
-            e->stats.overflows++;
-            close_socket(e, socket, AFF_CLOSE_RESET, "Reset Connection");
-            return;
-        }
-        route = new_route(e, socket, &frame);
+    if (!route && !may_open(e, socket)) {
+        e->stats.overflows++;
+        close_socket(e, socket, AFF_CLOSE_RESET, "Reset Connection");
+        return;
     }
+    if (!route) route = new_route(e, socket, &frame);
     route->taken++;
     on_client_frame(e, route, &frame, data);
 }

@@ -258,7 +258,9 @@ bool aff__owner_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_
 
 /* ---- Frames from Hocuspocus ----------------------------------------------------------------------- */
 
-static void add_target(aff__peer *peer, const aff__proxy *proxy, aff_slice suffix) {
+static void add_target(aff__list *peers, const aff__proxy *proxy, aff_slice suffix) {
+    aff__peer *peer = proxy->peer;
+    if (peer->target_count == 0) aff__list_append(peers, &peer->by_target);
     aff__put_uint(&peer->targets, proxy->origin_socket);
     aff__put_bytes(&peer->targets, suffix);
     peer->target_count++;
@@ -274,6 +276,7 @@ static void send_out(aff_engine *e, aff__peer *peer, const aff__doc *doc,
     aff__put(out, frame->body.data, frame->body.len);
     peer->targets.len = 0;
     peer->target_count = 0;
+    aff__list_remove(&peer->by_target);
     aff__frame_send(e, peer); /* if it does not fit, the session of the link ends */
 }
 
@@ -298,8 +301,9 @@ void aff__proxy_send(aff_engine *e, const uint32_t *proxies, uint32_t count, aff
         return;
     }
     bool over = ends_route(&frame);
+    aff__list peers; /* with targets */
+    aff__list_init(&peers);
     aff__doc_use(e, doc, AFF_USE_ROUTE); /* keeps `doc` while routes end */
-    aff__peer *open = NULL;              /* the peer whose targets are being gathered */
     for (uint32_t p = 0; p < count; p++) {
         aff__proxy *proxy = find_proxy(e, proxies[p]);
         aff__served *served = proxy ? find_served(e, proxy->id, frame.address) : NULL;
@@ -307,12 +311,12 @@ void aff__proxy_send(aff_engine *e, const uint32_t *proxies, uint32_t count, aff
             e->stats.stale++;
             continue;
         }
-        if (open && open != proxy->peer) send_out(e, open, doc, &frame);
-        open = proxy->peer;
-        add_target(open, proxy, frame.suffix);
+        add_target(&peers, proxy, frame.suffix);
         if (over) end_served(e, served);
     }
-    if (open && open->target_count) send_out(e, open, doc, &frame);
+    while (!aff__list_empty(&peers)) {
+        send_out(e, AFF_OF(peers.next, aff__peer, by_target), doc, &frame);
+    }
     aff__doc_unuse(e, doc, AFF_USE_ROUTE);
     aff__doc_settle(e, doc);
 }

@@ -18,6 +18,7 @@ struct aff_instance {
     aff_redis *commands, *listener;
     char *channel; /* what the listener listens to */
     size_t channel_len;
+    uint32_t failed_attempts; /* to connect, since the last success */
     bool announced_failure, closing;
     atomic_bool abort;
     atomic_uint_fast64_t valid_until;
@@ -152,6 +153,7 @@ static void perform(aff_instance *in, const aff_action *a) {
 /* ---- From Redis ---------------------------------------------------------------------------- */
 
 static void on_up(void *arg) {
+    ((aff_instance *)arg)->failed_attempts = 0;
     step(arg, &(aff_event){.type = AFF_EV_REDIS_UP});
 }
 
@@ -229,8 +231,21 @@ static void on_listener_down(void *arg, const char *reason) {
     step(arg, &(aff_event){.type = AFF_EV_UNSUBSCRIBED});
 }
 
-static const aff_redis_callbacks command_callbacks = {
-    .up = on_up, .down = on_down, .refused = on_refused, .reply = on_reply};
+/* The first failed attempt is news, and then one of some seconds' worth. */
+static void on_retry(void *arg, const char *reason, uint32_t delay_ms) {
+    aff_instance *in = arg;
+    (void)delay_ms;
+    if (in->failed_attempts++ % 20 != 0) return;
+    char line[256];
+    snprintf(line, sizeof(line), "Redis can't be reached, still trying: %s", reason);
+    tell(in, AFF_ACT_LOG, 1, line);
+}
+
+static const aff_redis_callbacks command_callbacks = {.up = on_up,
+                                                      .down = on_down,
+                                                      .refused = on_refused,
+                                                      .retry = on_retry,
+                                                      .reply = on_reply};
 static const aff_redis_callbacks listener_callbacks = {.down = on_listener_down,
                                                        .refused = on_refused,
                                                        .message = on_message,

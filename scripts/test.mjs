@@ -64,7 +64,8 @@ async function runNode(suite, files) {
     [
       '--test',
       '--test-concurrency=2',
-      '--test-timeout=120000',
+      // Per file, too (Node 20): single waits have shorter deadlines of their own.
+      '--test-timeout=300000',
       '--test-reporter=spec',
       '--test-reporter-destination=stdout',
       '--test-reporter=tap',

@@ -24,6 +24,13 @@ import { type BaseWebSocket, adaptSocket } from './websocket.js'
 const MAX_NAME = 65_535
 const MAX_PAYLOAD = 64 * 1024 * 1024
 
+/** A socket that came through onSocketOpen. */
+interface Wired {
+  ws: BaseWebSocket
+  key: string | undefined
+  client: ClientSocket
+}
+
 /** Makes a connection of Hocuspocus here for one socket, once it is needed. */
 type Connect = (socket: SocketForHocuspocus) => ClientConnection | Promise<ClientConnection>
 
@@ -47,8 +54,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #destroyed: Promise<void> | undefined
 
   #sockets = new Map<number, ClientSocket>()
-  #byWebSocket = new Map<BaseWebSocket, ClientSocket>()
-  #byKey = new Map<string, ClientSocket>()
+  #byWebSocket = new Map<BaseWebSocket, Wired>()
+  #byKey = new Map<string, Wired>()
   /** Sockets refused because another one with their key is open; their close events are still to come. */
   #refusedKeys = new Map<string, number>()
   #proxies = new Map<number, ProxySocket>()
@@ -159,20 +166,14 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
       return
     }
     const connect: Connect = (socket) => this.#connectWithContext(socket, serializedHTTPRequest, context)
-    const client = this.#addSocket(adaptSocket(ws), serializedHTTPRequest, context, connect)
-    this.#byWebSocket.set(ws, client)
-    if (key !== undefined) this.#byKey.set(key, client)
+    const wired: Wired = { ws, key, client: this.#addSocket(adaptSocket(ws), serializedHTTPRequest, context, connect) }
+    this.#byWebSocket.set(ws, wired)
+    if (key !== undefined) this.#byKey.set(key, wired)
   }
 
   /** Handles a client's message. `detachableMsg` may be detached or reused after the call. */
-  onSocketMessage(ws: BaseWebSocket, serializedHTTPRequest: SerializedHTTPRequest, detachableMsg: ArrayBuffer): void {
-    let client = this.#byWebSocket.get(ws)
-    if (!client) {
-      if (this.#refusedKeys.has(headerOf(serializedHTTPRequest, 'sec-websocket-key') ?? '')) return
-      this.onSocketOpen(ws, serializedHTTPRequest)
-      client = this.#byWebSocket.get(ws)
-    }
-    client?.receive(new Uint8Array(detachableMsg.slice(0)))
+  onSocketMessage(ws: BaseWebSocket, _serializedHTTPRequest: SerializedHTTPRequest, detachableMsg: ArrayBuffer): void {
+    this.#byWebSocket.get(ws)?.client.receive(new Uint8Array(detachableMsg.slice(0)))
   }
 
   /**
@@ -187,9 +188,12 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
       else this.#refusedKeys.delete(socketId as string)
       return
     }
-    const client = typeof socketId === 'string' ? this.#byKey.get(socketId) : this.#byWebSocket.get(socketId)
-    client?.closed(code === undefined ? undefined : { code, reason: reason ? Buffer.from(reason).toString() : '' })
-    if (client) this.#forget(client)
+    const wired = typeof socketId === 'string' ? this.#byKey.get(socketId) : this.#byWebSocket.get(socketId)
+    if (!wired) return
+    this.#byWebSocket.delete(wired.ws)
+    if (wired.key !== undefined) this.#byKey.delete(wired.key)
+    this.#sockets.delete(wired.client.id)
+    wired.client.closed(code === undefined ? undefined : { code, reason: reason ? Buffer.from(reason).toString() : '' })
   }
 
   #addSocket(real: RealSocket, request: SerializedHTTPRequest, context: unknown, connect: Connect): ClientSocket {
@@ -200,13 +204,6 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     this.#sockets.set(id, client)
     engine.openSocket(id, packValue({ request, context: this.#options.deriveContext ? undefined : context }))
     return client
-  }
-
-  #forget(client: ClientSocket): void {
-    this.#sockets.delete(client.id)
-    for (const map of [this.#byWebSocket, this.#byKey] as Map<unknown, ClientSocket>[]) {
-      for (const [key, value] of map) if (value === client) map.delete(key)
-    }
   }
 
   #lazyConnection(socket: SocketForHocuspocus, open: () => ClientConnection | Promise<ClientConnection>): LazyConnection {
@@ -259,8 +256,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const handle = {
       handleMessage: (data: Uint8Array) => client.receive(data),
       handleClose: (event?: { code: number; reason: string }) => {
+        this.#sockets.delete(client.id)
         client.closed(event)
-        this.#forget(client)
       },
       onClose: () => handle,
     }

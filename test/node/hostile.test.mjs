@@ -99,6 +99,7 @@ describe('bad input', () => {
       await client.publish(channel, Buffer.alloc(100_000, 0xff))
       await client.publish(channel, '{"json": true}')
     }
+    await allIsWell()
     // Real ones, cut off and with one bit changed.
     for (const [channel, message] of recorded.slice(0, 20)) {
       for (let end = 0; end < message.length; end += 1 + Math.floor(message.length / 20)) await client.publish(channel, message.subarray(0, end))
@@ -110,11 +111,13 @@ describe('bad input', () => {
     }
     await spy.disconnect()
     await until(() => ann.isSynced && bob.isSynced)
-    // A forged frame may have cost a link its place: it must find it again, and nothing may be lost.
+    // These may be taken for the real peer's (H31 is about that), and cost clients their sockets, but no edit.
     type(ann, 'x')
     type(bob, 'x')
     letters += 2
     await showing('x'.repeat(letters), [ann, bob], 20_000)
+    ann.closes.length = 0
+    bob.closes.length = 0
     assert.deepEqual([s1.exit, s2.exit], [null, null])
     const fresh = await synced(connect({ url: s1.url, name: 'after-garbage' }))
     const other = await synced(connect({ url: s2.url, name: 'after-garbage' }))
@@ -230,7 +233,7 @@ describe('H32 two sockets with the same sec-websocket-key', () => {
       const [s1, s2] = cluster.servers
       const ann = await synced(connect({ url: s2.url, name: 'secret' }))
       t.after(() => ann.destroy())
-      const key = 'dGhlIHNhbWUga2V5IQ=='
+      const key = 'dGhlIHNhbWUga2V5IDEyMw=='
       const first = await socketWithKey(s1.port, key)
       t.after(() => first.destroy())
       first.send(authFrame('secret', 'ann'))

@@ -15,6 +15,8 @@ export function openSocket({ url, headers, ...options }) {
   class Socket extends WebSocket {
     constructor(address) {
       super(address, { headers, maxPayload: 256 * 1024 * 1024 })
+      // A provider that is destroyed while it connects no longer listens, and `ws` reports that it was cut off.
+      this.on('error', () => {})
     }
   }
   const socket = new HocuspocusProviderWebsocket({

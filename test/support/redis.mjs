@@ -56,7 +56,7 @@ export async function startRedis(settings = {}) {
 
   const config = ['save ""', 'appendonly no', 'daemonize no', `dir ${folder}`, 'bind 127.0.0.1', `port ${port}`, `unixsocket ${socket}`]
   // With a user of its own, the password is that user's, given in its rule.
-  if (password && !username) config.push(`requirepass ${password}`)
+  if (password && !username) config.push(`requirepass "${password}"`)
   for (const rule of settings.acl ?? []) config.push(`user ${rule}`)
   writeFileSync(path.join(folder, 'redis.conf'), `${config.join('\n')}\n`)
 
@@ -103,7 +103,7 @@ export async function startRedis(settings = {}) {
     path: port ? undefined : socket,
     options,
     url: port
-      ? `redis://${username ?? ''}${password ? `:${password}@` : ''}127.0.0.1:${port}/${db}`
+      ? `redis://${username ?? ''}${password ? `:${encodeURIComponent(password)}@` : ''}127.0.0.1:${port}/${db}`
       : socket,
     get pid() {
       return pid
@@ -111,8 +111,10 @@ export async function startRedis(settings = {}) {
 
     /** A connection of the test itself (made at the first use). */
     get client() {
-      client ??= new Redis({ ...options, maxRetriesPerRequest: null, retryStrategy: () => 20 })
-      client.on('error', () => {})
+      if (!client) {
+        client = new Redis({ ...options, maxRetriesPerRequest: null, retryStrategy: () => 20 })
+        client.on('error', () => {})
+      }
       return client
     },
 
