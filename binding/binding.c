@@ -342,6 +342,7 @@ static napi_value js_stats(napi_env env, napi_callback_info info) {
         {"bytesIn", s.bytes_in},         {"bytesOut", s.bytes_out},
         {"malformed", s.malformed},      {"stale", s.stale},
         {"gaps", s.gaps},                {"takeovers", s.takeovers},
+        {"resets", s.resets},            {"failovers", s.failovers},
         {"refused", s.refused},          {"overflows", s.overflows},
         {"documents", s.documents},      {"documentsOwned", s.documents_owned},
         {"sockets", s.sockets},          {"routes", s.routes},
@@ -368,6 +369,7 @@ static const constant constants[] = {
     {"SOCKET_OPEN", AFF_EV_SOCKET_OPEN},
     {"SOCKET_CLOSE", AFF_EV_SOCKET_CLOSE},
     {"ROUTE_END", AFF_EV_ROUTE_END},
+    {"ROUTE_STATE", AFF_EV_ROUTE_STATE},
     {"PROXY_CLOSE", AFF_EV_PROXY_CLOSE},
     {"CLAIM", AFF_EV_CLAIM},
     {"UNUSE", AFF_EV_UNUSE},
@@ -399,6 +401,7 @@ static const constant constants[] = {
     {"USE_LOADED", AFF_USE_LOADED},
     {"USE_EVENT", AFF_USE_EVENT},
     {"ROUTE_HERE", AFF_ROUTE_HERE},
+    {"ROUTE_RECALL", AFF_ROUTE_RECALL},
 };
 
 static bool set_number(napi_env env, napi_value object, const char *name, int number) {

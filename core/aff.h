@@ -59,7 +59,8 @@ typedef struct {
 
 /* Limits that are part of the design (docs/PROTOCOL.md, "Limits"); bytes unless said. */
 enum {
-    AFF_BOOT_LEN = 16,                       /* a boot id: 64 random bits as lower-case hex */
+    AFF_PROCESS_LEN = 12, /* 48 random bits as lower-case hex: one run of a server */
+    AFF_BOOT_LEN = 16,    /* a boot id: the process, and how often its membership has lapsed */
     AFF_NAME_MAX = 65535,                    /* a document's name, UTF-8 */
     AFF_SERVER_ID_MAX = 255,                 /* a serverId, UTF-8 */
     AFF_MESSAGE_MAX = (64 << 20) + (1 << 17) /* a frame or event payload: 64 MiB and its envelope */
@@ -133,6 +134,9 @@ typedef enum {
     AFF_EV_SOCKET_FRAME, /* `socket`, `data` */
     AFF_EV_SOCKET_CLOSE, /* `socket` */
     AFF_EV_ROUTE_END,    /* `socket`, `name`: the local Hocuspocus ended this address */
+    AFF_EV_ROUTE_STATE,  /* `socket`, `name`; `data`: u8 (1: authenticated, 2: read-only), the
+                            provider's counter, its last Auth, SyncStep1 and Awareness frames,
+                            in lib0's encodings */
     /* From the app: the owner's side. */
     AFF_EV_PROXY_SEND,  /* `sockets[count]`: proxy sockets of one document; `data`: one frame */
     AFF_EV_PROXY_CLOSE, /* `socket`: the proxy; `code`, `data`: the reason */
@@ -191,10 +195,14 @@ typedef enum {
 
 /*
  * Where the frames of a route go. `count` of AFF_ACT_ROUTE is how many frames of this address the
- * engine has taken from the app since the last AFF_ROUTE_ENDED: frames beyond it are still under
- * way to the engine, and will come back as AFF_ACT_LOCAL.
+ * engine has taken from the app since it last said HERE or ENDED of it: frames beyond it are still
+ * under way to the engine. After HERE they come back as AFF_ACT_LOCAL, one by one.
  */
-typedef enum { AFF_ROUTE_ENDED, AFF_ROUTE_HERE } aff_route_place;
+typedef enum {
+    AFF_ROUTE_ENDED,
+    AFF_ROUTE_HERE,
+    AFF_ROUTE_RECALL /* not any more: tell what you know of it, with AFF_EV_ROUTE_STATE */
+} aff_route_place;
 
 enum { AFF_ARGV_MAX = 8 };
 
@@ -233,7 +241,9 @@ typedef struct {
     uint64_t frames_in, frames_out, batches_in, batches_out, bytes_in, bytes_out;
     uint64_t malformed;  /* batches or frames that could not be read, and were dropped */
     uint64_t stale;      /* frames of an older epoch, boot or session, dropped */
-    uint64_t gaps;       /* links on which something was lost */
+    uint64_t gaps;       /* times that something was missing on a link, and sent again */
+    uint64_t resets;     /* links that started anew */
+    uint64_t failovers;  /* routes that have lost their owner and look for the next */
     uint64_t takeovers;  /* documents taken from a dead server */
     uint64_t refused;    /* routes and events refused because the document is not owned here */
     uint64_t overflows;  /* sockets closed because a bound was hit */
@@ -270,7 +280,8 @@ uint64_t aff_valid_until(const aff_engine *engine);
 
 void aff_get_stats(const aff_engine *engine, aff_stats *out);
 
-/* This run's boot id: AFF_BOOT_LEN characters and NUL; changes when the membership lapsed. */
+/* The boot id: AFF_BOOT_LEN characters and NUL. Its last four, a count in hex, change when the
+ * membership has lapsed; the others stay for the life of the engine. */
 const char *aff_boot(const aff_engine *engine);
 
 /* Checks every invariant of ARCHITECTURE.md that one engine can check; aborts if one is broken. */

@@ -70,7 +70,7 @@ static void init(aff_engine *e, const aff_config *config) {
     aff__map *maps[] = {&e->docs,    &e->peers,  &e->sockets, &e->routes, &e->proxies,
                         &e->proxies_by_origin, &e->served, &e->asks, &e->events, &e->running};
     for (size_t i = 0; i < sizeof(maps) / sizeof(*maps); i++) aff__map_init(maps[i], heap, seed);
-    aff__list *lists[] = {&e->dirty, &e->claims, &e->event_times, &e->actions};
+    aff__list *lists[] = {&e->dirty, &e->claims, &e->event_times, &e->shims, &e->actions};
     for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++) aff__list_init(lists[i]);
     aff__buf_init(&e->scratch, heap);
     aff__buf_init(&e->key, heap);
@@ -112,9 +112,14 @@ uint64_t aff__random(aff_engine *e) {
 }
 
 void aff__new_boot(aff_engine *e) {
-    memcpy(e->member.former, e->member.boot, sizeof(e->member.boot));
-    snprintf(e->member.boot, sizeof(e->member.boot), "%016llx",
-             (unsigned long long)aff__random(e));
+    aff__member *m = &e->member;
+    if (m->lapses == 0) {
+        unsigned long long process = aff__random(e) & 0xffffffffffffu;
+        snprintf(m->boot, sizeof(m->boot), "%012llx", process);
+    }
+    memcpy(m->former, m->boot, sizeof(m->boot));
+    snprintf(m->boot + AFF_PROCESS_LEN, sizeof(m->boot) - AFF_PROCESS_LEN, "%04x",
+             m->lapses++ & 0xffffu);
 }
 
 /* ---- Actions ----------------------------------------------------------------------------- */
@@ -182,12 +187,12 @@ aff_slice aff__key(aff_engine *e, const char *kind, aff_slice rest) {
     return aff__buf_slice(&e->key);
 }
 
-static uint64_t remember_ask(aff_engine *e, aff__ask_kind kind, aff__doc *doc, const char *boot) {
+uint64_t aff__remember_ask(aff_engine *e, aff__ask_kind kind, aff__doc *doc, const char *boot) {
     aff__ask *ask = aff__alloc(&e->heap, sizeof(*ask));
     ask->id = ++e->next_id;
     ask->kind = kind;
     ask->doc = doc;
-    if (boot) memcpy(ask->boot, boot, AFF_BOOT_LEN);
+    for (int i = 0; boot && i < AFF_BOOT_LEN && boot[i]; i++) ask->boot[i] = boot[i];
     ask->item.key = aff__slice(&ask->id, sizeof(ask->id));
     aff__map_put(&e->asks, &ask->item);
     return ask->id;
@@ -206,7 +211,7 @@ void aff__ask_redis(aff_engine *e, aff__ask_kind kind, aff__doc *doc, const char
         act->argv[i] = argv[i];
         to = copy_slice(to, &act->argv[i]);
     }
-    act->request = remember_ask(e, kind, doc, boot);
+    act->request = aff__remember_ask(e, kind, doc, boot);
 }
 
 static void on_reply(aff_engine *e, const aff_event *event) {
@@ -228,6 +233,7 @@ static void on_reply(aff_engine *e, const aff_event *event) {
         case AFF_ASK_RELEASE:
         case AFF_ASK_REFRESH: aff__doc_answer(e, ask, event); break;
         case AFF_ASK_PEER:
+        case AFF_ASK_EVICT:
         case AFF_ASK_PUBLISHED: aff__peer_answer(e, ask, event); break;
     }
     aff__release(&e->heap, ask);
@@ -262,6 +268,7 @@ static void on_tick(aff_engine *e) {
     aff__peers_tick(e);
     aff__claim_timeout(e);
     aff__events_timeout(e);
+    aff__shims_timeout(e);
     if (e->now >= e->scan_at) {
         e->scan_at = e->now + e->config.alive_every_ms;
         aff__sockets_scan(e);
@@ -282,6 +289,7 @@ static void dispatch(aff_engine *e, const aff_event *v) {
         case AFF_EV_SOCKET_FRAME: aff__socket_frame(e, v->socket, v->data); break;
         case AFF_EV_SOCKET_CLOSE: aff__socket_closed(e, v->socket); break;
         case AFF_EV_ROUTE_END: aff__route_ended_here(e, v->socket, v->name); break;
+        case AFF_EV_ROUTE_STATE: aff__route_recalled(e, v->socket, v->name, v->data); break;
         case AFF_EV_PROXY_SEND: aff__proxy_send(e, v->sockets, v->count, v->data); break;
         case AFF_EV_PROXY_CLOSE: aff__proxy_closed(e, v->socket, v->code, v->data); break;
         case AFF_EV_CLAIM: on_claim(e, v); break;
@@ -339,6 +347,9 @@ uint64_t aff_deadline(const aff_engine *e) {
     }
     if (!aff__list_empty(&e->event_times)) {
         at = min(at, AFF_OF(e->event_times.next, aff__waiter, by_time)->deadline);
+    }
+    if (!aff__list_empty(&e->shims)) {
+        at = min(at, AFF_OF(e->shims.next, aff__shim, by_time)->deadline);
     }
     return e->docs.count || e->sockets.count ? min(at, e->scan_at) : at;
 }

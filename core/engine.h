@@ -22,6 +22,19 @@ typedef struct aff__route aff__route;
 typedef struct aff__proxy aff__proxy;
 typedef struct aff__served aff__served;
 
+/* Frames of Hocuspocus: address, type, and what follows for some types (docs/PROTOCOL.md). */
+enum { AFF_HP_AUTH = 2, AFF_HP_CLOSE = 7 };
+enum { AFF_HP_TOKEN = 0, AFF_HP_DENIED = 1, AFF_HP_AUTHENTICATED = 2 };
+enum { AFF_CLOSE_RESET = 4205, AFF_CLOSE_UNAUTHORIZED = 4401, AFF_CLOSE_TOO_BIG = 1009 };
+
+typedef struct {
+    aff_slice address, document, suffix; /* the suffix: NUL and the session, or empty */
+    aff_slice body;                      /* all behind the address */
+    uint64_t type;
+    uint64_t sub;      /* what comes next: an Auth's kind, a sync step, a SyncStatus's value */
+    aff_slice payload; /* what comes then */
+} aff__client_frame;
+
 /* ---- Membership (member.c) -------------------------------------------------------------- */
 
 typedef enum {
@@ -36,13 +49,15 @@ typedef enum {
 typedef struct {
     aff__member_state state;
     char boot[AFF_BOOT_LEN + 1];
-    char former[AFF_BOOT_LEN + 1];  /* the boot before this one; "" if none */
+    uint32_t lapses;
+    char former[AFF_BOOT_LEN + 1];  /* the boot before this one */
     char rival[AFF_BOOT_LEN + 1];   /* PROBING: the boot that has the key; "": try to join again */
     uint64_t asked_at;              /* when the request in flight was sent */
+    uint64_t up_since;              /* of the connection to Redis */
     uint64_t renew_at, valid_until; /* JOINED; `valid_until` is also kept when Redis is away */
     uint64_t probe_at, probe_until; /* PROBING */
     bool asking;                    /* a request is in flight */
-    bool redis_up, subscribed, announced;
+    bool redis_up, listening, subscribed, announced;
     uint64_t stop_at;               /* LEAVING: when to give up waiting */
 } aff__member;
 
@@ -67,6 +82,7 @@ struct aff__doc {
     uint32_t uses[AFF_USE_COUNT];
     bool kept;        /* the app counts on the lease: owned before the boot changed */
     bool peeked;      /* CLAIMING: only to look */
+    uint32_t lookups; /* routes in LOOKUP */
     uint64_t refresh_at;
     aff__list waiters; /* aff__waiter: claims and events that want the lease or its owner */
     aff__list routes;  /* aff__route */
@@ -101,29 +117,37 @@ typedef enum {
     AFF_FRAME_EVENT,
     AFF_FRAME_RESULT,
     AFF_FRAME_FRAGMENT,
-    AFF_FRAME_BYE
+    AFF_FRAME_BYE,
+    AFF_FRAME_MOVED
 } aff__frame_type;
 
 struct aff__peer {
-    aff__item item; /* by boot */
-    char boot[AFF_BOOT_LEN + 1];
+    aff__item item; /* by process */
+    char process[AFF_PROCESS_LEN + 1];
     uint32_t number; /* of this peer, in this engine */
     aff__buf server_id;
     uint64_t session;
 
-    aff__buf queue; /* unsent frames, each behind its length; sent up to `queue_at` */
-    size_t queue_at;
+    aff__buf queue;  /* frames, each behind its length: what is not acknowledged, then unsent */
+    size_t acked_at; /* before it: acknowledged */
+    size_t queue_at; /* from it on: unsent */
+    aff__buf sizes;  /* uint32_t: the lengths of the batches that are not acknowledged */
     uint64_t out_seq, out_bytes, out_limit, acked_seq;
     uint64_t spoken_at; /* when the last batch was sent */
+    uint64_t resent_at; /* when batches were last sent again */
 
     uint64_t in_seq, in_bytes, in_limit;
     aff__buf fragment; /* a frame in pieces, as far as it has come */
     uint64_t heard_at;
+    uint64_t missed_at; /* when a missing batch was last asked for */
+    bool missing;       /* the next message says that something is missing */
     bool ack_wanted; /* something was received that is not yet acknowledged */
     uint64_t ack_at;
 
     bool checking; /* its membership has been asked for */
     uint64_t check_at;
+    char boot[AFF_BOOT_LEN + 1]; /* as its membership names it; "" if that was not asked for */
+    uint64_t unheard_at; /* since when nobody listens on its channel; 0: somebody does */
     bool broken; /* something could not be queued: the session ends at the next flush */
     aff__list dirty; /* in engine->dirty while there is something to flush */
 
@@ -156,6 +180,32 @@ struct aff__visit {
     uint64_t active_at; /* when the peer last heard of this socket */
 };
 
+/* What is known of a client for the case that its document moves (shim.c). */
+typedef enum { AFF_SHIM_IDLE, AFF_SHIM_TOKEN, AFF_SHIM_AUTH, AFF_SHIM_SYNC } aff__shim_phase;
+
+typedef struct {
+    aff__shim_phase phase;
+    bool authenticated, readonly; /* what the client has been told */
+    bool fresh;                   /* `auth` answers our request for a token */
+    bool step2;                   /* SYNC: the client's SyncStep2 has been forwarded */
+    uint32_t unsynced;            /* the provider's counter */
+    uint32_t forwarded;           /* SYNC: updates that the present owner has not acknowledged */
+    uint32_t before_step2;        /* SYNC: those of them that were sent before the SyncStep2 */
+    uint32_t settled;             /* AFF_SETTLE: acknowledgements that are due to the client */
+    aff__buf auth, step1, awareness; /* the client's last frames of these kinds */
+    uint64_t deadline;
+    aff__list by_time; /* TOKEN: in engine->shims */
+} aff__shim;
+
+/* What becomes of a frame. */
+typedef enum {
+    AFF_PASS,
+    AFF_SWALLOW,
+    AFF_RESTART, /* the client's fresh Auth: the new owner can be addressed */
+    AFF_SETTLE,  /* swallow it, and acknowledge `settled` updates to the client */
+    AFF_GIVE_UP  /* the client must connect again */
+} aff__verdict;
+
 typedef enum {
     AFF_ROUTE_WAITING, /* for the client's Auth frame */
     AFF_ROUTE_LOOKUP,  /* for the owner's name */
@@ -163,6 +213,7 @@ typedef enum {
     AFF_ROUTE_REMOTE,  /* served by `visit->peer` under `epoch` */
     AFF_ROUTE_CLOSING, /* the client has ended it; the owner has not answered yet */
     AFF_ROUTE_LOCAL,   /* served here */
+    AFF_ROUTE_RECALLED, /* was served here: the app is asked what it knows of it */
     AFF_ROUTE_STATES
 } aff__route_state;
 
@@ -176,6 +227,7 @@ struct aff__route {
     uint32_t taken;    /* frames that came from the app */
     aff__buf held;     /* frames not yet accepted by an owner, each behind its length */
     uint32_t held_count;
+    aff__shim shim;
     aff__list by_socket, by_doc;
 };
 
@@ -195,7 +247,7 @@ struct aff__served {
     aff__item item; /* by proxy and address; the key stands behind the structure */
     aff__proxy *proxy;
     aff__doc *doc;
-    uint64_t epoch;
+    uint64_t epoch, since; /* `since`: the epoch under which it was accepted */
     bool accepted; /* else: waits for the answer to our claim, its frames in `held` */
     aff__buf held;
     aff__list by_proxy, by_doc;
@@ -214,6 +266,7 @@ typedef enum {
     AFF_ASK_RELEASE,
     AFF_ASK_REFRESH,
     AFF_ASK_PEER,
+    AFF_ASK_EVICT,
     AFF_ASK_PUBLISHED
 } aff__ask_kind;
 
@@ -223,7 +276,7 @@ typedef struct {
     uint64_t id;
     aff__ask_kind kind;
     aff__doc *doc;                  /* a document is not freed while it is asked about */
-    char boot[AFF_BOOT_LEN + 1];    /* the peer it is about */
+    char boot[AFF_BOOT_LEN + 1];    /* the boot or process it is about */
 } aff__ask;
 
 struct aff_engine {
@@ -239,6 +292,8 @@ struct aff_engine {
     aff__list dirty;       /* aff__peer with something to flush */
     aff__list claims;      /* aff__waiter that are claims, by deadline */
     aff__list event_times; /* aff__waiter that are events, by deadline */
+    aff__list shims;       /* aff__shim that wait for a token, by deadline */
+    aff__peer *self;       /* routes that moved to this server itself; NULL until needed */
     uint32_t pending_count; /* routes without an owner, of all sockets */
     uint64_t scan_at;       /* the next look at idle sockets and old leases */
     aff__list actions;
@@ -254,6 +309,7 @@ void aff__log(aff_engine *e, int level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 uint64_t aff__random(aff_engine *e);
 
+uint64_t aff__remember_ask(aff_engine *e, aff__ask_kind kind, aff__doc *doc, const char *boot);
 /* Asks Redis; its answer goes to the part that `kind` belongs to. */
 void aff__ask_redis(aff_engine *e, aff__ask_kind kind, aff__doc *doc, const char *boot,
                     aff_script script, int argc, const aff_slice *argv);
@@ -274,6 +330,7 @@ bool aff__is_member(const aff_engine *e);
 /* lease.c */
 aff__doc *aff__doc_get(aff_engine *e, aff_slice name); /* makes it where there is none */
 aff__doc *aff__doc_find(const aff_engine *e, aff_slice name);
+bool aff__doc_serves(const aff__doc *doc); /* ours, or ours until Redis says otherwise */
 void aff__doc_use(aff_engine *e, aff__doc *doc, aff_use use);
 void aff__doc_unuse(aff_engine *e, aff__doc *doc, aff_use use);
 /* Goes on with a document after anything about it has changed: asks for it, releases it, or
@@ -292,13 +349,14 @@ void aff__claim_timeout(aff_engine *e);
 void aff__waiter_free(aff_engine *e, aff__waiter *waiter);
 
 /* link.c */
-aff__peer *aff__peer_get(aff_engine *e, const char *boot); /* makes it where there is none */
-aff__peer *aff__peer_find(const aff_engine *e, aff_slice boot);
+aff__peer *aff__self(aff_engine *e); /* the peer that is this server itself */
+aff__peer *aff__peer_get(aff_engine *e, const char *process); /* makes it where there is none */
+aff__peer *aff__peer_find(const aff_engine *e, aff_slice process);
 bool aff__peer_alive(const aff_engine *e, const aff__peer *peer); /* heard of lately */
 void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why); /* frees it */
 void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);
 void aff__peers_tick(aff_engine *e);
-void aff__peers_reset(aff_engine *e);    /* our boot has changed: every link ends */
+void aff__peers_greet(aff_engine *e);    /* connected again: what did we miss, what did they? */
 void aff__peers_farewell(aff_engine *e);
 void aff__peers_credit(aff_engine *e);   /* the app has consumed something */
 uint64_t aff__peers_deadline(const aff_engine *e);
@@ -314,10 +372,25 @@ void aff__socket_frame(aff_engine *e, uint32_t id, aff_slice frame);
 void aff__socket_closed(aff_engine *e, uint32_t id);
 void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address);
 void aff__route_place(aff_engine *e, aff__route *route);  /* the document's owner is known */
+void aff__route_move(aff_engine *e, aff__route *route);   /* its owner is lost */
 void aff__route_fail(aff_engine *e, aff__route *route, const char *why);
 void aff__visits_end(aff_engine *e, aff__peer *peer);     /* the link is gone */
 void aff__sockets_scan(aff_engine *e);
 bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);
+
+void aff__route_recalled(aff_engine *e, uint32_t socket, aff_slice address, aff_slice state);
+bool aff__route_placeable(const aff__route *route);
+void aff__shims_timeout(aff_engine *e);
+
+/* shim.c */
+void aff__shim_init(aff__shim *shim, aff__heap *heap);
+void aff__shim_free(aff__shim *shim);
+/* Remembers a frame of the client; every one passes here once, in order. */
+void aff__shim_note(aff__shim *shim, const aff__client_frame *frame, aff_slice data);
+/* The owner is lost. True: the client must be asked for a token. */
+bool aff__shim_start(aff_engine *e, aff__shim *shim);
+aff__verdict aff__shim_from_client(aff__shim *shim, const aff__client_frame *frame);
+aff__verdict aff__shim_from_owner(aff__shim *shim, const aff__client_frame *frame);
 
 /* owner.c */
 bool aff__owner_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);
@@ -326,6 +399,7 @@ void aff__proxy_closed(aff_engine *e, uint32_t id, uint16_t code, aff_slice reas
 void aff__proxies_end(aff_engine *e, aff__peer *peer);    /* the link is gone */
 void aff__served_place(aff_engine *e, aff__served *served); /* our claim has been answered */
 void aff__served_lost(aff_engine *e, aff__doc *doc);
+void aff__served_renewed(aff_engine *e, aff__doc *doc); /* our own document has a new epoch */
 
 /* events.c */
 void aff__event_emit(aff_engine *e, const aff_event *event);
@@ -334,16 +408,6 @@ void aff__event_result(aff_engine *e, uint64_t token, int status, aff_slice data
 void aff__events_requeue(aff_engine *e, aff__peer *peer);
 void aff__events_timeout(aff_engine *e);
 bool aff__event_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);
-
-/* Frames of Hocuspocus: address, type and, for Auth, its kind (docs/PROTOCOL.md). */
-enum { AFF_HP_AUTH = 2, AFF_HP_CLOSE = 7, AFF_HP_TOKEN = 0, AFF_HP_DENIED = 1 };
-enum { AFF_CLOSE_RESET = 4205, AFF_CLOSE_UNAUTHORIZED = 4401, AFF_CLOSE_TOO_BIG = 1009 };
-
-typedef struct {
-    aff_slice address, document, suffix; /* the suffix: NUL and the session, or empty */
-    aff_slice body;                      /* all behind the address */
-    uint64_t type, auth;                 /* `auth`: of an Auth frame */
-} aff__client_frame;
 
 bool aff__is_utf8(aff_slice bytes);
 bool aff__parse_client_frame(aff_slice frame, aff__client_frame *out);

@@ -11,7 +11,7 @@
 typedef struct {
     aff__item item; /* by token */
     uint64_t token, id;
-    char boot[AFF_BOOT_LEN + 1];
+    char process[AFF_PROCESS_LEN + 1];
     aff__buf document;
 } running;
 
@@ -154,7 +154,7 @@ static bool on_event(aff_engine *e, aff__peer *peer, aff_slice rest) {
     run->token = ++e->next_id;
     run->id = id;
     run->item.key = aff__slice(&run->token, sizeof(run->token));
-    memcpy(run->boot, peer->boot, sizeof(run->boot));
+    memcpy(run->process, peer->process, sizeof(run->process));
     copy(e, &run->document, document);
     aff__map_put(&e->running, &run->item);
     aff__doc_use(e, doc, AFF_USE_EVENT);
@@ -168,7 +168,7 @@ void aff__event_result(aff_engine *e, uint64_t token, int status, aff_slice data
     if (!item) return;
     running *run = AFF_OF(item, running, item);
     aff__map_remove(&e->running, item);
-    aff__peer *peer = aff__peer_find(e, aff__str(run->boot));
+    aff__peer *peer = aff__peer_find(e, aff__str(run->process));
     if (peer && send_result(e, peer, run->id, status, data) != 0) {
         send_result(e, peer, run->id, AFF_EFULL, aff__none());
     }

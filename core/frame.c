@@ -31,6 +31,8 @@ bool aff__parse_client_frame(aff_slice frame, aff__client_frame *out) {
         .body = rest,
     };
     if (!aff__get_uint(&rest, &out->type)) return false;
-    if (out->type == AFF_HP_AUTH && !aff__get_uint(&rest, &out->auth)) return false;
+    if (out->type == AFF_HP_AUTH && !aff__get_uint(&rest, &out->sub)) return false;
+    if (out->type != AFF_HP_AUTH) aff__get_uint(&rest, &out->sub);
+    out->payload = rest;
     return true;
 }

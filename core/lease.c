@@ -77,11 +77,11 @@ static bool is_asked(const aff__doc *doc) {
 
 /* Is there anything that waits for the owner's name? */
 static bool is_wanted(const aff__doc *doc) {
-    if (!aff__list_empty(&doc->waiters) || is_used(doc)) return true;
-    for (aff__list *i = doc->routes.next; i != &doc->routes; i = i->next) {
-        if (AFF_OF(i, aff__route, by_doc)->state == AFF_ROUTE_LOOKUP) return true;
-    }
-    return false;
+    return !aff__list_empty(&doc->waiters) || is_used(doc) || doc->lookups > 0;
+}
+
+bool aff__doc_serves(const aff__doc *doc) {
+    return doc->state == AFF_DOC_OWNED || doc->kept;
 }
 
 void aff__doc_use(aff_engine *e, aff__doc *doc, aff_use use) {
@@ -103,12 +103,9 @@ static aff_slice lease_key(aff_engine *e, const aff__doc *doc) {
 
 /* Only to look, where nobody is ready to take it: events that want an open document. */
 static bool wants_to_look_only(const aff__doc *doc) {
-    if (is_used(doc)) return false;
+    if (is_used(doc) || doc->lookups > 0) return false;
     for (aff__list *i = doc->waiters.next; i != &doc->waiters; i = i->next) {
         if (!AFF_OF(i, aff__waiter, by_doc)->only_if_open) return false;
-    }
-    for (aff__list *i = doc->routes.next; i != &doc->routes; i = i->next) {
-        if (AFF_OF(i, aff__route, by_doc)->state == AFF_ROUTE_LOOKUP) return false;
     }
     return true;
 }
@@ -146,9 +143,7 @@ static bool is_idle(const aff__doc *doc) {
 bool aff__doc_settle(aff_engine *e, aff__doc *doc) {
     if (is_asked(doc)) return true; /* the answer goes on */
     if (doc->state == AFF_DOC_OWNED) {
-        if (!is_used(doc) && aff__list_empty(&doc->waiters)) {
-            release(e, doc);
-        }
+        if (!is_wanted(doc)) release(e, doc);
         return true;
     }
     if (is_idle(doc)) {
@@ -223,14 +218,14 @@ static void answer_all(aff_engine *e, aff__doc *doc) {
         again = false;
         AFF_EACH(i, &doc->routes) {
             aff__route *route = AFF_OF(i, aff__route, by_doc);
-            if (route->state == AFF_ROUTE_LOOKUP) {
+            if (aff__route_placeable(route)) {
                 aff__route_place(e, route);
                 again = true;
                 break;
             }
             bool outdated = route->visit && route->epoch != doc->epoch;
             if (outdated) {
-                aff__route_fail(e, route, "the document has moved");
+                aff__route_move(e, route);
                 again = true;
                 break;
             }
@@ -261,7 +256,7 @@ static void lost(aff_engine *e, aff__doc *doc) {
         AFF_EACH(i, &doc->routes) {
             aff__route *route = AFF_OF(i, aff__route, by_doc);
             if (route->state != AFF_ROUTE_LOCAL) continue;
-            aff__route_fail(e, route, "the document has moved");
+            aff__route_move(e, route);
             again = true;
             break;
         }
@@ -297,6 +292,7 @@ static void saw_epoch(aff_engine *e, uint64_t epoch) {
 static void won(aff_engine *e, aff__doc *doc, aff_slice record, const record_fields *fields) {
     to(e, doc, AFF_DOC_OWNED);
     doc->epoch = fields->epoch;
+    if (doc->kept) aff__served_renewed(e, doc);
     doc->kept = false;
     doc->record.len = 0;
     aff__put(&doc->record, record.data, record.len);
@@ -360,8 +356,8 @@ static void on_claim_answer(aff_engine *e, aff__doc *doc, const aff_event *reply
         won(e, doc, record, &fields);
         return;
     }
-    aff__peer *peer = aff__peer_find(e, fields.boot);
-    bool is_former = memcmp(fields.boot.data, e->member.former, AFF_BOOT_LEN) == 0;
+    aff__peer *peer = aff__peer_find(e, aff__slice(fields.boot.data, AFF_PROCESS_LEN));
+    bool is_former = memcmp(fields.boot.data, e->member.boot, AFF_PROCESS_LEN) == 0;
     if (is_former) {
         to(e, doc, AFF_DOC_FREE);
         claim(e, doc, record);

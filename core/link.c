@@ -2,67 +2,91 @@
  * link.c - ordered streams of frames between two servers. docs/PROTOCOL.md has the wire format.
  *
  * Everything for one peer in one loop turn goes out as batches, each one PUBLISH on the channel of
- * the peer's boot. A batch says who sends it to whom, in which session of the pair, and its number;
- * what was received, and how far the other side may go on (credit, in bytes of the session).
+ * the peer's process. A batch says who sends it to whom, in which session of the pair, and its
+ * number; what was received, and how far the other side may go on (credit, in bytes of the session).
  *
- *   session s --a number is missing, in either direction--> session s + 1, both sides from 1
+ * Redis keeps nothing for a listener that is away. So batches are kept until they are acknowledged,
+ * and sent again when the other side misses one: it sees a number that is too high, in the next
+ * batch or in the beat that follows within a second. What comes twice is dropped. Frames therefore
+ * arrive in order, each once, for as long as both processes live (I4).
  *
- * Whoever notices a gap raises the session; the other side follows when it hears of it. What had
- * been built on the old session (proxy sockets here, routes there) ends with it.
+ * A session ends, and the next one starts empty on both sides, only when a bound was hit or one side
+ * has forgotten the other; routes then fail over as if the peer had died.
  */
 #include "engine.h"
 
 enum {
     VERSION = 1,
     FLAG_FRAMES = 1,
-    FLAG_ANSWER = 2, /* the sender waits for an acknowledgement or for credit */
+    FLAG_ANSWER = 2,  /* the sender waits for an acknowledgement or for credit */
+    FLAG_MISSING = 4, /* the sender misses what comes after its `ack` */
     BATCH_MAX = 256 << 10,
     FRAGMENT_MAX = 128 << 10,
     WINDOW_MIN = 2 * BATCH_MAX, /* credit below one batch would stop a link for ever */
     ACK_AFTER_MS = 200,
     BEAT_UNACKED_MS = 1000,
+    REPAIR_EVERY_MS = 100, /* asking and sending again, at most this often */
+    CHECK_EVERY_MS = 250,  /* whether a silent peer is a member still */
+    BACKOFF_MS = 500,      /* a living server that lost Redis is back after this at the latest */
+    GRACE_MS = BACKOFF_MS + 200, /* nobody listens for so long: the server is dead */
     IDLE_FORGET_MS = 600000,
     PEERS_MAX = 10000 /* anyone who may publish can invent senders */
 };
 
 typedef struct {
-    char from[AFF_BOOT_LEN + 1], to[AFF_BOOT_LEN + 1];
+    char from[AFF_PROCESS_LEN + 1], to[AFF_PROCESS_LEN + 1];
     uint8_t flags;
     uint64_t session, seq, ack, limit;
 } batch_header;
 
 /* ---- Peers ------------------------------------------------------------------------------- */
 
-aff__peer *aff__peer_find(const aff_engine *e, aff_slice boot) {
-    aff__item *item = aff__map_get(&e->peers, boot);
+aff__peer *aff__peer_find(const aff_engine *e, aff_slice process) {
+    aff__item *item = aff__map_get(&e->peers, process);
     return item ? AFF_OF(item, aff__peer, item) : NULL;
 }
 
 static void restart(aff__peer *peer, uint64_t session) {
     peer->session = session;
     aff__buf_free(&peer->queue);
+    aff__buf_free(&peer->sizes);
     aff__buf_free(&peer->fragment);
-    peer->queue_at = 0;
+    peer->acked_at = peer->queue_at = 0;
     peer->out_seq = peer->out_bytes = peer->acked_seq = 0;
     peer->in_seq = peer->in_bytes = 0;
     peer->out_limit = peer->in_limit = WINDOW_MIN;
-    peer->ack_wanted = peer->broken = false;
+    peer->ack_wanted = peer->broken = peer->missing = false;
 }
 
-aff__peer *aff__peer_get(aff_engine *e, const char *boot) {
-    aff__peer *peer = aff__peer_find(e, aff__slice(boot, AFF_BOOT_LEN));
-    if (peer) return peer;
-    peer = aff__alloc(&e->heap, sizeof(*peer));
-    memcpy(peer->boot, boot, AFF_BOOT_LEN);
-    peer->item.key = aff__slice(peer->boot, AFF_BOOT_LEN);
+static aff__peer *new_peer(aff_engine *e, const char *process) {
+    aff__peer *peer = aff__alloc(&e->heap, sizeof(*peer));
+    memcpy(peer->process, process, AFF_PROCESS_LEN);
+    peer->item.key = aff__slice(peer->process, AFF_PROCESS_LEN);
     peer->number = ++e->next_peer;
-    aff__buf *bufs[] = {&peer->server_id, &peer->queue, &peer->fragment, &peer->targets};
+    aff__buf *bufs[] = {&peer->server_id, &peer->queue, &peer->sizes, &peer->fragment,
+                        &peer->targets};
     for (size_t i = 0; i < sizeof(bufs) / sizeof(*bufs); i++) aff__buf_init(bufs[i], &e->heap);
     aff__list *lists[] = {&peer->dirty, &peer->visits, &peer->proxies, &peer->events,
                           &peer->by_target};
     for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++) aff__list_init(lists[i]);
-    restart(peer, 1);
+    /* At random, so that a side that has forgotten the other can't be taken for its former self. */
+    restart(peer, (aff__random(e) & 0xffffffff) + 1);
     peer->spoken_at = peer->heard_at = e->now;
+    return peer;
+}
+
+aff__peer *aff__self(aff_engine *e) {
+    if (!e->self) {
+        e->self = new_peer(e, e->member.boot);
+        aff__put(&e->self->server_id, e->config.server_id, strlen(e->config.server_id));
+    }
+    return e->self;
+}
+
+aff__peer *aff__peer_get(aff_engine *e, const char *process) {
+    aff__peer *peer = aff__peer_find(e, aff__slice(process, AFF_PROCESS_LEN));
+    if (peer) return peer;
+    peer = new_peer(e, process);
     aff__map_put(&e->peers, &peer->item);
     return peer;
 }
@@ -84,6 +108,7 @@ static void end_all(aff_engine *e, aff__peer *peer) {
 
 /* Ends what was built on this session; the pair goes on under a higher one. */
 static void new_session(aff_engine *e, aff__peer *peer, uint64_t session) {
+    e->stats.resets++;
     restart(peer, session);
     mark_dirty(e, peer);
     peer->ack_wanted = true;
@@ -98,10 +123,13 @@ void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why) {
     aff__docs_forget_owner(e, peer);
     end_all(e, peer);
     aff__list_remove(&peer->dirty);
-    aff__buf *bufs[] = {&peer->server_id, &peer->queue, &peer->fragment, &peer->targets};
+    aff__buf *bufs[] = {&peer->server_id, &peer->queue, &peer->sizes, &peer->fragment,
+                        &peer->targets};
     for (size_t i = 0; i < sizeof(bufs) / sizeof(*bufs); i++) aff__buf_free(bufs[i]);
     aff__release(&e->heap, peer);
 }
+
+static void read_frames(aff_engine *e, aff__peer *peer, aff_slice rest);
 
 /* ---- Sending ------------------------------------------------------------------------------ */
 
@@ -174,43 +202,47 @@ static uint64_t credit(const aff_engine *e, const aff__peer *peer) {
     return limit > peer->in_limit ? limit : peer->in_limit;
 }
 
-static void put_boot(aff__buf *out, const char *boot) {
+static void put_process(aff__buf *out, const char *process) {
     static const char digits[] = "0123456789abcdef";
-    for (int i = 0; i < AFF_BOOT_LEN; i += 2) {
-        long high = strchr(digits, boot[i]) - digits, low = strchr(digits, boot[i + 1]) - digits;
+    for (int i = 0; i < AFF_PROCESS_LEN; i += 2) {
+        long high = strchr(digits, process[i]) - digits;
+        long low = strchr(digits, process[i + 1]) - digits;
         aff__put_u8(out, (uint8_t)(high << 4 | low));
     }
 }
 
-/* Publishes one batch; with no frames, a beat. */
-static void publish(aff_engine *e, aff__peer *peer, aff_slice frames) {
+/* Is there anything that an answer would settle? */
+static bool is_waiting(const aff__peer *peer) {
+    return peer->acked_seq < peer->out_seq || unsent(peer) > 0;
+}
+
+/* Publishes a batch under its number; with no frames, a beat under that of the last batch. */
+static void publish(aff_engine *e, aff__peer *peer, uint64_t seq, aff_slice frames) {
     aff__buf *out = &e->scratch;
+    unsigned flags = (frames.len ? FLAG_FRAMES : 0u) | (peer->missing ? FLAG_MISSING : 0u);
+    if (!frames.len && is_waiting(peer)) flags |= FLAG_ANSWER;
     out->len = 0;
-    if (frames.len) peer->out_seq++;
     peer->in_limit = credit(e, peer);
     aff__put_u8(out, VERSION);
-    bool waits = !frames.len && (peer->acked_seq < peer->out_seq || unsent(peer) > 0);
-    aff__put_u8(out, (uint8_t)((frames.len ? FLAG_FRAMES : 0) | (waits ? FLAG_ANSWER : 0)));
-    put_boot(out, e->member.boot);
-    put_boot(out, peer->boot);
+    aff__put_u8(out, (uint8_t)flags);
+    put_process(out, e->member.boot);
+    put_process(out, peer->process);
     aff__put_uint(out, peer->session);
-    aff__put_uint(out, peer->out_seq);
+    aff__put_uint(out, seq);
     aff__put_uint(out, peer->in_seq);
     aff__put_uint(out, peer->in_limit);
     aff__put(out, frames.data, frames.len);
-    aff_slice channel = aff__key(e, "Link", aff__str(peer->boot));
+    aff_slice channel = aff__key(e, "Link", aff__str(peer->process));
     aff_action *act = aff__act(e, AFF_ACT_PUBLISH, aff__none(), channel, aff__buf_slice(out));
-    aff__ask *ask = aff__alloc(&e->heap, sizeof(*ask));
-    act->request = ask->id = ++e->next_id;
-    ask->kind = AFF_ASK_PUBLISHED;
-    memcpy(ask->boot, peer->boot, AFF_BOOT_LEN);
-    ask->item.key = aff__slice(&ask->id, sizeof(ask->id));
-    aff__map_put(&e->asks, &ask->item);
-    peer->out_bytes += frames.len;
+    act->request = aff__remember_ask(e, AFF_ASK_PUBLISHED, NULL, peer->process);
     peer->spoken_at = e->now;
-    peer->ack_wanted = false;
+    peer->ack_wanted = peer->missing = false;
     e->stats.batches_out++;
     e->stats.bytes_out += out->len;
+}
+
+static void beat(aff_engine *e, aff__peer *peer) {
+    publish(e, peer, peer->out_seq, aff__none());
 }
 
 /* As many whole frames as fit into one batch; at least one. */
@@ -228,57 +260,119 @@ static aff_slice next_batch(const aff__peer *peer) {
     return aff__slice(start, len);
 }
 
-static void drop_sent(aff__peer *peer) {
-    if (unsent(peer) == 0) {
-        /* A burst's memory is given back; a small buffer is kept for the next turn. */
-        if (peer->queue.cap > BATCH_MAX) aff__buf_free(&peer->queue);
-        peer->queue.len = peer->queue_at = 0;
-    } else if (peer->queue_at > peer->queue.len / 2) {
-        memmove(peer->queue.data, peer->queue.data + peer->queue_at, unsent(peer));
-        peer->queue.len = unsent(peer);
-        peer->queue_at = 0;
+static void send_batch(aff_engine *e, aff__peer *peer, aff_slice batch) {
+    uint32_t size = (uint32_t)batch.len;
+    publish(e, peer, ++peer->out_seq, batch);
+    aff__put(&peer->sizes, &size, sizeof(size));
+    peer->out_bytes += batch.len;
+    peer->queue_at += batch.len;
+}
+
+static uint32_t size_of_batch(const aff__peer *peer, uint64_t index) {
+    uint32_t size;
+    memcpy(&size, peer->sizes.data + index * sizeof(size), sizeof(size));
+    return size;
+}
+
+/* Everything that is not acknowledged, again. */
+static void send_again(aff_engine *e, aff__peer *peer) {
+    if (e->now - peer->resent_at < REPAIR_EVERY_MS) return;
+    peer->resent_at = e->now;
+    e->stats.gaps++;
+    size_t at = peer->acked_at;
+    for (uint64_t i = 0; peer->acked_seq + i < peer->out_seq; i++) {
+        uint32_t size = size_of_batch(peer, i);
+        publish(e, peer, peer->acked_seq + i + 1, aff__slice(peer->queue.data + at, size));
+        at += size;
     }
 }
 
+/* Moves what is kept to the front, once more than half of the buffer is not needed any more. */
+static void compact(aff__peer *peer) {
+    size_t kept = peer->queue.len - peer->acked_at;
+    if (kept == 0 && peer->queue.cap > BATCH_MAX) {
+        aff__buf_free(&peer->queue); /* a burst's memory is given back */
+    } else if (kept > 0 && peer->acked_at <= peer->queue.len / 2) {
+        return;
+    } else if (kept > 0) {
+        memmove(peer->queue.data, peer->queue.data + peer->acked_at, kept);
+    }
+    peer->queue.len = kept;
+    peer->queue_at -= peer->acked_at;
+    peer->acked_at = 0;
+}
+
+static void acknowledged(aff__peer *peer, uint64_t ack) {
+    uint64_t count = ack - peer->acked_seq;
+    if (count == 0) return;
+    for (uint64_t i = 0; i < count; i++) peer->acked_at += size_of_batch(peer, i);
+    size_t used = (size_t)count * sizeof(uint32_t);
+    memmove(peer->sizes.data, peer->sizes.data + used, peer->sizes.len - used);
+    peer->sizes.len -= used;
+    peer->acked_seq = ack;
+    compact(peer);
+}
+
+/* Frames to this server itself are dispatched where they stand; what they cause is appended. */
+static void loop_back(aff_engine *e, aff__peer *self) {
+    aff__buf queue = self->queue;
+    aff__buf_init(&self->queue, &e->heap);
+    read_frames(e, self, aff__buf_slice(&queue));
+    aff__buf_free(&queue);
+}
+
 static void flush(aff_engine *e, aff__peer *peer) {
+    if (peer == e->self) {
+        loop_back(e, peer);
+        return;
+    }
     if (peer->broken) new_session(e, peer, peer->session + 1);
     while (unsent(peer) > 0) {
         aff_slice batch = next_batch(peer);
         if (peer->out_bytes + batch.len > peer->out_limit) break;
-        publish(e, peer, batch);
-        peer->queue_at += batch.len;
+        send_batch(e, peer, batch);
     }
-    drop_sent(peer);
-    if (peer->ack_wanted && e->now >= peer->ack_at) publish(e, peer, aff__none());
+    if (peer->ack_wanted && e->now >= peer->ack_at) beat(e, peer);
 }
 
 void aff__link_flush(aff_engine *e) {
-    if (!e->member.redis_up) return;
+    if (e->self && unsent(e->self) > 0) mark_dirty(e, e->self);
+    aff__list waiting; /* for Redis */
+    aff__list_init(&waiting);
     while (!aff__list_empty(&e->dirty)) {
         aff__peer *peer = AFF_OF(e->dirty.next, aff__peer, dirty);
         aff__list_remove(&peer->dirty);
-        flush(e, peer);
+        if (e->member.redis_up || peer == e->self) {
+            flush(e, peer);
+        } else {
+            aff__list_append(&waiting, &peer->dirty);
+        }
+    }
+    while (!aff__list_empty(&waiting)) {
+        aff__list *item = waiting.next;
+        aff__list_remove(item);
+        aff__list_append(&e->dirty, item);
     }
 }
 
 /* ---- Receiving ------------------------------------------------------------------------------ */
 
-static bool get_boot(aff_slice *rest, char *out) {
+static bool get_process(aff_slice *rest, char *out) {
     static const char digits[] = "0123456789abcdef";
     aff_slice bytes;
-    if (!aff__get(rest, AFF_BOOT_LEN / 2, &bytes)) return false;
-    for (int i = 0; i < AFF_BOOT_LEN / 2; i++) {
+    if (!aff__get(rest, AFF_PROCESS_LEN / 2, &bytes)) return false;
+    for (int i = 0; i < AFF_PROCESS_LEN / 2; i++) {
         out[2 * i] = digits[bytes.data[i] >> 4];
         out[2 * i + 1] = digits[bytes.data[i] & 15];
     }
-    out[AFF_BOOT_LEN] = '\0';
+    out[AFF_PROCESS_LEN] = '\0';
     return true;
 }
 
 static bool get_header(aff_slice *rest, batch_header *out) {
     uint8_t version;
     return aff__get_u8(rest, &version) && version == VERSION && aff__get_u8(rest, &out->flags) &&
-           get_boot(rest, out->from) && get_boot(rest, out->to) &&
+           get_process(rest, out->from) && get_process(rest, out->to) &&
            aff__get_uint(rest, &out->session) && aff__get_uint(rest, &out->seq) &&
            aff__get_uint(rest, &out->ack) && aff__get_uint(rest, &out->limit) &&
            out->session > 0;
@@ -324,7 +418,8 @@ static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame) {
         case AFF_FRAME_ACCEPT:
         case AFF_FRAME_REFUSE:
         case AFF_FRAME_OUT:
-        case AFF_FRAME_KICK: return aff__origin_frame(e, peer, (aff__frame_type)type, frame);
+        case AFF_FRAME_KICK:
+        case AFF_FRAME_MOVED: return aff__origin_frame(e, peer, (aff__frame_type)type, frame);
         case AFF_FRAME_EVENT:
         case AFF_FRAME_RESULT: return aff__event_frame(e, peer, (aff__frame_type)type, frame);
         case AFF_FRAME_FRAGMENT: return on_fragment(e, peer, frame);
@@ -347,24 +442,38 @@ static void read_frames(aff_engine *e, aff__peer *peer, aff_slice rest) {
     }
 }
 
+/* Something is missing: its sender is asked for it, with the next beat. */
 static void on_gap(aff_engine *e, aff__peer *peer) {
-    e->stats.gaps++;
-    aff__log(e, 1, "messages from server %.*s were lost", (int)peer->server_id.len,
-             (const char *)peer->server_id.data);
-    new_session(e, peer, peer->session + 1);
+    if (e->now - peer->missed_at < REPAIR_EVERY_MS) return;
+    peer->missed_at = e->now;
+    peer->missing = peer->ack_wanted = true;
+    peer->ack_at = e->now;
+    mark_dirty(e, peer);
 }
 
-/* Is the batch of the session that both sides agree on? Follows or corrects the sender. */
+static void answer_now(aff_engine *e, aff__peer *peer) {
+    peer->ack_wanted = true;
+    peer->ack_at = e->now;
+    mark_dirty(e, peer);
+}
+
+/*
+ * Is the batch of the session that both sides agree on? Follows the higher one, tells the sender of
+ * ours where that is higher, and starts anew where the sender knows another past than we do: then
+ * one of us has forgotten the other.
+ */
 static bool same_session(aff_engine *e, aff__peer *peer, const batch_header *h) {
-    if (h->session < peer->session) { /* it has not heard of ours yet: tell it */
+    if (h->session < peer->session) {
         e->stats.stale++;
-        peer->ack_wanted = true;
-        peer->ack_at = e->now;
-        mark_dirty(e, peer);
+        answer_now(e, peer);
         return false;
     }
     if (h->session > peer->session) new_session(e, peer, h->session);
-    return true;
+    bool forgotten = h->ack > peer->out_seq ||
+                     ((h->flags & FLAG_MISSING) && h->ack < peer->acked_seq);
+    if (!forgotten) return true;
+    new_session(e, peer, peer->session + 1);
+    return false;
 }
 
 static void acknowledge_later(aff_engine *e, aff__peer *peer) {
@@ -376,6 +485,37 @@ static void acknowledge_later(aff_engine *e, aff__peer *peer) {
     }
 }
 
+/* What the header says of the other direction. */
+static void on_acknowledgement(aff_engine *e, aff__peer *peer, const batch_header *h) {
+    if (h->ack > peer->acked_seq) acknowledged(peer, h->ack);
+    if (h->limit > peer->out_limit) {
+        peer->out_limit = h->limit;
+        if (unsent(peer)) mark_dirty(e, peer);
+    }
+    if (h->flags & FLAG_ANSWER) answer_now(e, peer);
+    if (h->flags & FLAG_MISSING) send_again(e, peer);
+}
+
+static void on_batch(aff_engine *e, aff__peer *peer, const batch_header *h, aff_slice frames) {
+    on_acknowledgement(e, peer, h);
+    bool has_frames = h->flags & FLAG_FRAMES;
+    uint64_t expected = peer->in_seq + has_frames;
+    if (h->seq > expected) {
+        on_gap(e, peer);
+        return;
+    }
+    if (h->seq < expected) { /* had before; its sender may not know */
+        e->stats.stale++;
+        if (has_frames) answer_now(e, peer);
+        return;
+    }
+    if (!has_frames) return;
+    peer->in_seq = h->seq;
+    peer->in_bytes += frames.len;
+    acknowledge_later(e, peer);
+    read_frames(e, peer, frames);
+}
+
 void aff__link_receive(aff_engine *e, aff_slice batch) {
     batch_header h;
     aff_slice rest = batch;
@@ -385,8 +525,8 @@ void aff__link_receive(aff_engine *e, aff_slice batch) {
         e->stats.malformed++;
         return;
     }
-    if (memcmp(h.to, e->member.boot, AFF_BOOT_LEN) != 0 ||
-        memcmp(h.from, e->member.boot, AFF_BOOT_LEN) == 0 ||
+    if (memcmp(h.to, e->member.boot, AFF_PROCESS_LEN) != 0 ||
+        memcmp(h.from, e->member.boot, AFF_PROCESS_LEN) == 0 ||
         e->member.state == AFF_MEMBER_LEAVING) {
         e->stats.stale++;
         return;
@@ -397,46 +537,22 @@ void aff__link_receive(aff_engine *e, aff_slice batch) {
         return;
     }
     aff__peer *peer = aff__peer_get(e, h.from);
+    if (is_new) restart(peer, h.session);
     peer->heard_at = e->now;
-    if (!same_session(e, peer, &h)) return;
-    uint64_t expected = peer->in_seq + (h.flags & FLAG_FRAMES);
-    if (h.seq > expected) {
-        on_gap(e, peer);
-        return;
-    }
-    if (h.seq < expected) { /* had before */
-        e->stats.stale++;
-        return;
-    }
-    peer->in_seq = h.seq;
-    if (h.ack > peer->acked_seq && h.ack <= peer->out_seq) peer->acked_seq = h.ack;
-    if (h.limit > peer->out_limit) {
-        peer->out_limit = h.limit;
-        if (unsent(peer)) mark_dirty(e, peer);
-    }
-    if (h.flags & FLAG_ANSWER) {
-        peer->ack_wanted = true;
-        peer->ack_at = e->now;
-        mark_dirty(e, peer);
-    }
-    if (!(h.flags & FLAG_FRAMES)) return;
-    peer->in_bytes += rest.len;
-    acknowledge_later(e, peer);
-    read_frames(e, peer, rest);
+    if (same_session(e, peer, &h)) on_batch(e, peer, &h, rest);
 }
 
 /* ---- Time ----------------------------------------------------------------------------------- */
 
 static bool is_active(const aff__peer *peer) {
     return !aff__list_empty(&peer->visits) || !aff__list_empty(&peer->proxies) ||
-           !aff__list_empty(&peer->events) || peer->acked_seq < peer->out_seq || unsent(peer) > 0;
+           !aff__list_empty(&peer->events) || is_waiting(peer);
 }
 
 static uint64_t beat_every(const aff_engine *e, const aff__peer *peer) {
     uint64_t lock = e->config.lock_ttl_ms / 3, proxy = e->config.proxy_socket_ttl_ms / 3;
     uint64_t every = lock < proxy ? lock : proxy;
-    bool waits = peer->acked_seq < peer->out_seq || unsent(peer) > 0;
-    if (waits && every > BEAT_UNACKED_MS) return BEAT_UNACKED_MS;
+    if (is_waiting(peer) && every > BEAT_UNACKED_MS) return BEAT_UNACKED_MS;
     return every;
 }
 
@@ -451,28 +567,66 @@ static uint64_t check_due(const aff_engine *e, const aff__peer *peer) {
     return silent > peer->check_at ? silent : peer->check_at;
 }
 
+/* When to try once more whether anybody listens. */
+static uint64_t unheard_due(const aff__peer *peer) {
+    if (peer->unheard_at == 0 || !depends_on(peer)) return UINT64_MAX;
+    uint64_t grace_ends = peer->unheard_at + GRACE_MS;
+    return peer->spoken_at >= grace_ends ? peer->spoken_at + CHECK_EVERY_MS : grace_ends;
+}
+
 static void check(aff_engine *e, aff__peer *peer) {
     if (!e->member.redis_up || peer->checking) return;
     peer->checking = true;
-    peer->check_at = e->now + e->config.lock_ttl_ms / 10;
+    peer->check_at = e->now + CHECK_EVERY_MS;
     aff_slice argv[] = {aff__key(e, "Server", aff__buf_slice(&peer->server_id))};
-    aff__ask_redis(e, AFF_ASK_PEER, NULL, peer->boot, AFF_COMMAND_GET, 1, argv);
+    aff__ask_redis(e, AFF_ASK_PEER, NULL, peer->process, AFF_COMMAND_GET, 1, argv);
+}
+
+/*
+ * Nobody listens on the channel of a peer, and still nobody after a grace: it has died, well before
+ * its membership ends. That ends its membership here and now; if it lives after all, its next renewal
+ * tells it. The evidence counts only if our own connection has stood for long enough to have seen it
+ * come back.
+ */
+static void on_receivers(aff_engine *e, aff__peer *peer, int64_t receivers) {
+    if (receivers > 0) {
+        peer->unheard_at = 0;
+        return;
+    }
+    if (!depends_on(peer)) return;
+    if (peer->unheard_at == 0) peer->unheard_at = e->now;
+    bool long_enough = e->now - peer->unheard_at >= GRACE_MS &&
+                       e->now - e->member.up_since >= BACKOFF_MS + GRACE_MS;
+    if (!long_enough || peer->boot[0] == '\0') {
+        check(e, peer);
+        return;
+    }
+    aff_slice argv[] = {aff__key(e, "Server", aff__buf_slice(&peer->server_id)),
+                        aff__str(peer->boot)};
+    aff__ask_redis(e, AFF_ASK_EVICT, NULL, peer->process, AFF_SCRIPT_LEAVE, 2, argv);
 }
 
 void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply) {
-    aff__peer *peer = aff__peer_find(e, aff__slice(ask->boot, AFF_BOOT_LEN));
+    aff__peer *peer = aff__peer_find(e, aff__slice(ask->boot, AFF_PROCESS_LEN));
     if (!peer) return;
-    const aff_value *value = reply->value_count ? &reply->values[0] : NULL;
+    if (ask->kind == AFF_ASK_PEER) peer->checking = false;
+    if (reply->status != 0 || reply->value_count == 0) return;
+    const aff_value *value = &reply->values[0];
     if (ask->kind == AFF_ASK_PUBLISHED) {
-        bool unheard = reply->status == 0 && value && value->integer == 0;
-        if (unheard && depends_on(peer) && e->now >= peer->check_at) check(e, peer);
+        on_receivers(e, peer, value->integer);
         return;
     }
-    peer->checking = false;
-    if (reply->status != 0 || !value) return;
-    bool lives = value->type == AFF_VALUE_STRING &&
-                 aff__equal(value->string, aff__slice(peer->boot, AFF_BOOT_LEN));
-    if (!lives) aff__peer_gone(e, peer, "its membership has ended");
+    if (ask->kind == AFF_ASK_EVICT) {
+        aff__peer_gone(e, peer, "nobody listens on its channel");
+        return;
+    }
+    bool lives = value->type == AFF_VALUE_STRING && value->string.len == AFF_BOOT_LEN &&
+                 memcmp(value->string.data, peer->process, AFF_PROCESS_LEN) == 0;
+    if (lives) {
+        memcpy(peer->boot, value->string.data, AFF_BOOT_LEN);
+    } else {
+        aff__peer_gone(e, peer, "its membership has ended");
+    }
 }
 
 static void peer_tick(aff_engine *e, aff__peer *peer) {
@@ -485,8 +639,9 @@ static void peer_tick(aff_engine *e, aff__peer *peer) {
     if (peer->ack_wanted && e->now >= peer->ack_at) mark_dirty(e, peer);
     if (!e->member.redis_up) return;
     if (check_due(e, peer) <= e->now) check(e, peer);
+    if (unheard_due(peer) <= e->now) beat(e, peer);
     if (is_active(peer) && e->now - peer->spoken_at >= beat_every(e, peer)) {
-        publish(e, peer, aff__none());
+        beat(e, peer);
     }
 }
 
@@ -515,11 +670,15 @@ void aff__peers_tick(aff_engine *e) {
     aff__release(&e->heap, peers);
 }
 
-void aff__peers_reset(aff_engine *e) {
-    aff__peer **peers;
-    size_t count = copy_peers(e, &peers);
-    for (size_t p = 0; p < count; p++) aff__peer_gone(e, peers[p], "our own boot has ended");
-    aff__release(&e->heap, peers);
+/* After a connection came back: each side learns at once what the other has sent and had. */
+void aff__peers_greet(aff_engine *e) {
+    for (aff__item *i = NULL; (i = aff__map_next(&e->peers, i));) {
+        aff__peer *peer = AFF_OF(i, aff__peer, item);
+        if (!is_active(peer)) continue;
+        peer->missed_at = peer->resent_at = 0; /* whatever was asked for then is lost */
+        peer->missing = true;
+        answer_now(e, peer);
+    }
 }
 
 void aff__peers_farewell(aff_engine *e) {
@@ -545,15 +704,16 @@ uint64_t aff__peers_deadline(const aff_engine *e) {
     uint64_t at = UINT64_MAX;
     for (aff__item *i = NULL; (i = aff__map_next(&e->peers, i));) {
         const aff__peer *peer = AFF_OF(i, aff__peer, item);
-        uint64_t times[4] = {
+        uint64_t times[5] = {
             peer->ack_wanted ? peer->ack_at : UINT64_MAX,
             is_active(peer) ? peer->spoken_at + beat_every(e, peer) : UINT64_MAX,
             check_due(e, peer),
+            unheard_due(peer),
             aff__list_empty(&peer->proxies) ? UINT64_MAX
                                             : peer->heard_at + e->config.proxy_socket_ttl_ms,
         };
-        if (!e->member.redis_up) times[0] = times[1] = times[2] = UINT64_MAX;
-        for (int t = 0; t < 4; t++) {
+        if (!e->member.redis_up) times[0] = times[1] = times[2] = times[3] = UINT64_MAX;
+        for (int t = 0; t < 5; t++) {
             if (times[t] < at) at = times[t];
         }
     }

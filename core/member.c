@@ -60,9 +60,9 @@ static void ask(aff_engine *e, aff__ask_kind kind, aff_script script, const char
 }
 
 static void subscribe(aff_engine *e) {
-    aff_slice channel = aff__key(e, "Link", aff__str(e->member.boot));
+    aff_slice channel = aff__key(e, "Link", aff__slice(e->member.boot, AFF_PROCESS_LEN));
     aff__act(e, AFF_ACT_SUBSCRIBE, aff__none(), channel, aff__none());
-    e->member.subscribed = false;
+    e->member.listening = true;
 }
 
 static void join(aff_engine *e) {
@@ -91,10 +91,8 @@ static void lapse(aff_engine *e, const char *why) {
     aff__log(e, 1, "membership lost (%s): starting again under a new boot", why);
     e->member.valid_until = 0;
     aff__new_boot(e);
-    aff__peers_reset(e);
     aff__docs_reclaim(e);
     to(e, AFF_MEMBER_OFFLINE);
-    subscribe(e);
     if (e->member.redis_up) join(e);
 }
 
@@ -105,7 +103,8 @@ static bool has_lapsed(const aff_engine *e) {
 void aff__member_up(aff_engine *e) {
     aff__member *m = &e->member;
     m->redis_up = true;
-    if (!m->subscribed && m->state == AFF_MEMBER_OFFLINE) subscribe(e);
+    m->up_since = e->now;
+    if (!m->listening) subscribe(e);
     if (m->state == AFF_MEMBER_OFFLINE) {
         join(e);
     } else if (has_lapsed(e)) {
@@ -115,6 +114,7 @@ void aff__member_up(aff_engine *e) {
         aff__member_tick(e);
         aff__docs_resume(e);
     }
+    aff__peers_greet(e);
 }
 
 void aff__member_down(aff_engine *e) {
@@ -128,7 +128,9 @@ void aff__member_down(aff_engine *e) {
 
 void aff__member_subscribed(aff_engine *e, bool yes) {
     e->member.subscribed = yes;
-    if (yes) announce(e);
+    if (!yes) return;
+    announce(e);
+    aff__peers_greet(e);
 }
 
 static bool is_one(const aff_event *reply) {
@@ -229,7 +231,8 @@ static void probe(aff_engine *e) {
         join(e);
         return;
     }
-    aff_slice argv[] = {aff__key(e, "Link", aff__str(e->member.rival))};
+    aff_slice process = aff__slice(e->member.rival, AFF_PROCESS_LEN);
+    aff_slice argv[] = {aff__key(e, "Link", process)};
     aff__ask_redis(e, AFF_ASK_PROBE, NULL, e->member.rival, AFF_COMMAND_NUMSUB, 1, argv);
     e->member.asking = true;
 }

@@ -5,14 +5,19 @@
  *
  *              Auth                 owner is here
  *   WAITING ---------> LOOKUP ------------------------> LOCAL --Hocuspocus ends it--> (gone)
- *      ^                ^  | owner is a peer
- *      |        refused |  v                 accepted            client's CLOSE
- *      |                OFFERED ---------------------> REMOTE ------------------> CLOSING
- *      |                                                 | Denied, CLOSE             | likewise
- *      +--frames that came after the client's CLOSE------+---------(gone)<-----------+
+ *      ^              ^  ^ | owner is a peer              | the document is lost
+ *      |              |  | |                              v
+ *      |              |  | |                          RECALLED --what the app knows--> LOOKUP
+ *      |      refused |  | v                 accepted            client's CLOSE
+ *      |              +-OFFERED -----------------------> REMOTE ------------------> CLOSING
+ *      |                 |                                 | Denied, CLOSE             | likewise
+ *      |                 +--the owner is lost--------------+---------(gone)<-----------+
+ *      +--frames that came after the client's CLOSE
  *
  * A frame is held until an owner has accepted the route, so that a refusal loses nothing. Before
- * the Auth frame nothing is asked of Redis: anonymous clients claim no leases.
+ * the Auth frame nothing is asked of Redis: anonymous clients claim no leases. A route that has lost
+ * its owner looks for the next one while its shim stands in for the client (shim.c); one that moves
+ * to this server itself goes through the same frames, by the peer that is this server.
  */
 #include "engine.h"
 
@@ -20,25 +25,31 @@ static const bool allowed[AFF_ROUTE_STATES][AFF_ROUTE_STATES] = {
     [AFF_ROUTE_WAITING] = {[AFF_ROUTE_LOOKUP] = 1},
     [AFF_ROUTE_LOOKUP] = {[AFF_ROUTE_LOCAL] = 1, [AFF_ROUTE_OFFERED] = 1},
     [AFF_ROUTE_OFFERED] = {[AFF_ROUTE_LOOKUP] = 1, [AFF_ROUTE_REMOTE] = 1},
-    [AFF_ROUTE_REMOTE] = {[AFF_ROUTE_CLOSING] = 1},
+    [AFF_ROUTE_REMOTE] = {[AFF_ROUTE_LOOKUP] = 1, [AFF_ROUTE_CLOSING] = 1},
     [AFF_ROUTE_CLOSING] = {[AFF_ROUTE_WAITING] = 1},
+    [AFF_ROUTE_LOCAL] = {[AFF_ROUTE_RECALLED] = 1},
+    [AFF_ROUTE_RECALLED] = {[AFF_ROUTE_LOOKUP] = 1},
 };
 
-static bool is_pending(aff__route_state state) {
-    return state == AFF_ROUTE_WAITING || state == AFF_ROUTE_LOOKUP || state == AFF_ROUTE_OFFERED;
+/* Routes that have never had an owner: what a client can make without proving who it is. */
+static bool is_pending(const aff__route *route) {
+    bool no_owner = route->state == AFF_ROUTE_WAITING || route->state == AFF_ROUTE_LOOKUP ||
+                    route->state == AFF_ROUTE_OFFERED;
+    return no_owner && route->shim.phase == AFF_SHIM_IDLE;
 }
 
-static void count_pending(aff_engine *e, aff__route *route, int by) {
-    if (!is_pending(route->state)) return;
+static void count_route(aff_engine *e, aff__route *route, int by) {
+    if (route->state == AFF_ROUTE_LOOKUP) route->doc->lookups += (uint32_t)by;
+    if (!is_pending(route)) return;
     route->socket->pending_count += (uint32_t)by;
     e->pending_count += (uint32_t)by;
 }
 
 static void to(aff_engine *e, aff__route *route, aff__route_state state) {
     AFF_ASSERT(allowed[route->state][state]);
-    count_pending(e, route, -1);
+    count_route(e, route, -1);
     route->state = state;
-    count_pending(e, route, 1);
+    count_route(e, route, 1);
 }
 
 /* ---- Finding ------------------------------------------------------------------------------- */
@@ -72,11 +83,12 @@ static aff__route *new_route(aff_engine *e, aff__socket *socket, const aff__clie
     route->socket = socket;
     route->doc = aff__doc_get(e, frame->document);
     aff__buf_init(&route->held, &e->heap);
+    aff__shim_init(&route->shim, &e->heap);
     aff__list_append(&socket->routes, &route->by_socket);
     aff__list_append(&route->doc->routes, &route->by_doc);
     aff__map_put(&e->routes, &route->item);
     socket->route_count++;
-    count_pending(e, route, 1);
+    count_route(e, route, 1);
     return route;
 }
 
@@ -131,6 +143,7 @@ static void release_held(aff_engine *e, aff__route *route) {
 }
 
 static void close_socket(aff_engine *e, aff__socket *socket, uint16_t code, const char *reason);
+static void on_route_over(aff_engine *e, aff__route *route);
 
 static bool hold(aff_engine *e, aff__route *route, aff_slice frame) {
     aff__socket *socket = route->socket;
@@ -150,11 +163,12 @@ static bool hold(aff_engine *e, aff__route *route, aff_slice frame) {
 
 /* ---- Ending routes and sockets --------------------------------------------------------------- */
 
-static void tell_place(aff_engine *e, const aff__route *route, aff_route_place place) {
+static void tell_place(aff_engine *e, aff__route *route, aff_route_place place) {
     aff_action *act = aff__act(e, AFF_ACT_ROUTE, aff__none(), route_address(route), aff__none());
     act->socket = route->socket->id;
     act->status = place;
     act->count = route->taken;
+    if (place != AFF_ROUTE_RECALL) route->taken = 0;
 }
 
 /* Forgets a route; the document may be forgotten or released with it. */
@@ -162,8 +176,9 @@ static void end_route(aff_engine *e, aff__route *route) {
     aff__doc *doc = route->doc;
     tell_place(e, route, AFF_ROUTE_ENDED);
     detach(e, route);
-    count_pending(e, route, -1);
+    count_route(e, route, -1);
     release_held(e, route);
+    aff__shim_free(&route->shim);
     route->socket->route_count--;
     aff__list_remove(&route->by_socket);
     aff__list_remove(&route->by_doc);
@@ -262,36 +277,155 @@ static void deliver_here(aff_engine *e, const aff__route *route, aff_slice frame
     aff__act(e, AFF_ACT_LOCAL, aff__none(), aff__none(), frame)->socket = route->socket->id;
 }
 
+bool aff__route_placeable(const aff__route *route) {
+    return route->state == AFF_ROUTE_LOOKUP && route->shim.phase != AFF_SHIM_TOKEN;
+}
+
 static void place_here(aff_engine *e, aff__route *route) {
     aff__doc_use(e, route->doc, AFF_USE_ROUTE);
     to(e, route, AFF_ROUTE_LOCAL);
     aff_slice rest = aff__buf_slice(&route->held), frame;
     while (aff__get_bytes(&rest, &frame)) deliver_here(e, route, frame);
     release_held(e, route);
+    aff__shim_free(&route->shim); /* from here on the app keeps track */
+    aff__shim_init(&route->shim, &e->heap);
     tell_place(e, route, AFF_ROUTE_HERE);
 }
 
 void aff__route_place(aff_engine *e, aff__route *route) {
-    if (route->doc->state == AFF_DOC_OWNED) {
+    bool owned = route->doc->state == AFF_DOC_OWNED;
+    if (owned && route->shim.phase == AFF_SHIM_IDLE) {
         place_here(e, route);
     } else {
-        offer(e, route, route->doc->owner);
+        offer(e, route, owned ? aff__self(e) : route->doc->owner);
     }
 }
 
 static void look_up(aff_engine *e, aff__route *route) {
     aff__doc_state state = route->doc->state;
-    if (state == AFF_DOC_OWNED || state == AFF_DOC_REMOTE) {
-        aff__route_place(e, route);
-    } else {
+    if (state != AFF_DOC_OWNED && state != AFF_DOC_REMOTE) {
         aff__doc_settle(e, route->doc);
+    } else if (aff__route_placeable(route)) {
+        aff__route_place(e, route);
     }
+}
+
+/* ---- Fail-over ------------------------------------------------------------------------------- */
+
+static void send_to_client(aff_engine *e, const aff__route *route, const uint8_t *body, size_t len) {
+    aff__buf frame;
+    aff__buf_init(&frame, &e->heap);
+    aff__put_bytes(&frame, route_address(route));
+    aff__put(&frame, body, len);
+    uint32_t *socket = aff__alloc(&e->heap, sizeof(*socket));
+    *socket = route->socket->id;
+    aff_action *act = aff__act(e, AFF_ACT_SEND, aff__none(), aff__none(), aff__buf_slice(&frame));
+    act->sockets = socket;
+    act->count = 1;
+    e->stats.backlog += frame.len;
+    aff__buf_free(&frame);
+}
+
+/* What the new owner has to hear first; then what has been waiting. */
+static bool hold_replay(aff_engine *e, aff__route *route) {
+    aff__buf waiting = route->held;
+    uint32_t count = route->held_count;
+    route->socket->held_bytes -= waiting.len;
+    route->socket->held_count -= count;
+    aff__buf_init(&route->held, &e->heap);
+    route->held_count = 0;
+    const aff__buf *replay[] = {&route->shim.auth, &route->shim.step1, &route->shim.awareness};
+    bool fits = true;
+    for (int i = 0; i < 3 && fits; i++) {
+        if (replay[i]->len) fits = hold(e, route, aff__buf_slice(replay[i]));
+    }
+    aff_slice rest = aff__buf_slice(&waiting), frame;
+    while (fits && aff__get_bytes(&rest, &frame)) fits = hold(e, route, frame);
+    aff__buf_free(&waiting);
+    return fits; /* false: the socket is closed, and the route is gone */
+}
+
+/* The route has lost its owner: another one is looked for, and the client is asked for its token. */
+static void fail_over(aff_engine *e, aff__route *route) {
+    static const uint8_t token_request[] = {AFF_HP_AUTH, AFF_HP_TOKEN};
+    e->stats.failovers++;
+    bool ask = aff__shim_start(e, &route->shim);
+    to(e, route, AFF_ROUTE_LOOKUP);
+    if (ask) {
+        send_to_client(e, route, token_request, sizeof(token_request));
+    } else if (!hold_replay(e, route)) {
+        return;
+    }
+    look_up(e, route);
+}
+
+void aff__shims_timeout(aff_engine *e) {
+    while (!aff__list_empty(&e->shims)) {
+        aff__route *route = AFF_OF(e->shims.next, aff__route, shim.by_time);
+        if (route->shim.deadline > e->now) return;
+        aff__route_fail(e, route, "the client did not send its token again");
+    }
+}
+
+void aff__route_move(aff_engine *e, aff__route *route) {
+    if (route->state == AFF_ROUTE_REMOTE) {
+        detach(e, route);
+        fail_over(e, route);
+    } else if (route->state == AFF_ROUTE_LOCAL) {
+        aff__doc_unuse(e, route->doc, AFF_USE_ROUTE);
+        to(e, route, AFF_ROUTE_RECALLED);
+        tell_place(e, route, AFF_ROUTE_RECALL);
+    } else if (route->state == AFF_ROUTE_OFFERED) {
+        detach(e, route);
+        to(e, route, AFF_ROUTE_LOOKUP);
+        look_up(e, route);
+    } else if (route->state == AFF_ROUTE_CLOSING) {
+        on_route_over(e, route);
+    }
+}
+
+static bool get_state(aff_slice rest, aff__shim *shim) {
+    uint8_t flags;
+    aff_slice auth, step1, awareness;
+    if (!aff__get_u8(&rest, &flags) || !aff__get_u32(&rest, &shim->unsynced) ||
+        !aff__get_bytes(&rest, &auth) || !aff__get_bytes(&rest, &step1) ||
+        !aff__get_bytes(&rest, &awareness))
+        return false;
+    shim->authenticated = flags & 1;
+    shim->readonly = flags & 2;
+    shim->auth.len = shim->step1.len = shim->awareness.len = 0;
+    aff__put(&shim->auth, auth.data, auth.len);
+    aff__put(&shim->step1, step1.data, step1.len);
+    aff__put(&shim->awareness, awareness.data, awareness.len);
+    return true;
+}
+
+/* The app has told what it knows of a route that was served here; what came meanwhile is held. */
+void aff__route_recalled(aff_engine *e, uint32_t socket, aff_slice address, aff_slice state) {
+    aff__route *route = find_route(e, socket, address);
+    if (!route || route->state != AFF_ROUTE_RECALLED) return;
+    if (!get_state(state, &route->shim)) {
+        aff__route_fail(e, route, "its state could not be read");
+        return;
+    }
+    aff__buf held = route->held;
+    route->socket->held_bytes -= held.len;
+    route->socket->held_count -= route->held_count;
+    aff__buf_init(&route->held, &e->heap);
+    route->held_count = 0;
+    uint32_t taken = route->taken;
+    fail_over(e, route);
+    aff_slice rest = aff__buf_slice(&held), data;
+    while (aff__get_bytes(&rest, &data)) aff__socket_frame(e, socket, data);
+    route = find_route(e, socket, address);
+    if (route) route->taken = taken; /* they had been counted */
+    aff__buf_free(&held);
 }
 
 /* ---- Frames from the client ------------------------------------------------------------------ */
 
 static bool is_token(const aff__client_frame *frame) {
-    return frame->type == AFF_HP_AUTH && frame->auth == AFF_HP_TOKEN;
+    return frame->type == AFF_HP_AUTH && frame->sub == AFF_HP_TOKEN;
 }
 
 static void on_waiting(aff_engine *e, aff__route *route, const aff__client_frame *frame,
@@ -301,23 +435,43 @@ static void on_waiting(aff_engine *e, aff__route *route, const aff__client_frame
     look_up(e, route);
 }
 
+static void on_looking_up(aff_engine *e, aff__route *route, aff__verdict verdict,
+                          aff_slice data) {
+    if (verdict == AFF_RESTART) {
+        if (hold_replay(e, route)) look_up(e, route);
+    } else if (verdict == AFF_PASS) {
+        hold(e, route, data);
+    }
+}
+
 static void on_client_frame(aff_engine *e, aff__route *route, const aff__client_frame *frame,
                             aff_slice data) {
+    if (route->state != AFF_ROUTE_LOCAL) aff__shim_note(&route->shim, frame, data);
+    bool leaves = frame->type == AFF_HP_CLOSE;
+    aff__verdict verdict = aff__shim_from_client(&route->shim, frame);
+    if (verdict == AFF_SWALLOW) return;
     switch (route->state) {
         case AFF_ROUTE_WAITING: on_waiting(e, route, frame, data); return;
-        case AFF_ROUTE_LOOKUP: hold(e, route, data); return;
+        case AFF_ROUTE_LOOKUP:
+            if (leaves && route->shim.phase != AFF_SHIM_IDLE) {
+                end_route(e, route); /* it had been served: nobody is left to answer */
+            } else {
+                on_looking_up(e, route, verdict, data);
+            }
+            return;
         case AFF_ROUTE_OFFERED:
             if (hold(e, route, data)) send_frame(e, route, AFF_FRAME_DATA, data);
             return;
         case AFF_ROUTE_REMOTE:
             if (!send_frame(e, route, AFF_FRAME_DATA, data)) return;
-            if (frame->type == AFF_HP_CLOSE) to(e, route, AFF_ROUTE_CLOSING);
+            if (leaves) to(e, route, AFF_ROUTE_CLOSING);
             return;
         case AFF_ROUTE_CLOSING:
             /* The same address again: a new route, once the old one has ended. */
-            if (route->held_count > 0 || frame->type != AFF_HP_CLOSE) hold(e, route, data);
+            if (route->held_count > 0 || !leaves) hold(e, route, data);
             return;
         case AFF_ROUTE_LOCAL: deliver_here(e, route, data); return;
+        case AFF_ROUTE_RECALLED: hold(e, route, data); return;
         case AFF_ROUTE_STATES: break;
     }
 }
@@ -351,7 +505,7 @@ void aff__socket_frame(aff_engine *e, uint32_t id, aff_slice data) {
         return;
     }
     if (!route) route = new_route(e, socket, &frame);
-    route->taken++;
+    if (route->state != AFF_ROUTE_LOCAL) route->taken++; /* those come back one by one */
     on_client_frame(e, route, &frame, data);
 }
 
@@ -374,10 +528,19 @@ static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
     uint32_t socket;
     uint64_t epoch;
     if (!aff__get_u32(&rest, &socket) || !aff__get_uint(&rest, &epoch)) return false;
-    aff__route *route = route_at(e, socket, rest, epoch, peer);
-    if (!route || route->state != AFF_ROUTE_OFFERED) return true;
-    to(e, route, AFF_ROUTE_REMOTE);
-    release_held(e, route);
+    aff__route *route = find_route(e, socket, rest);
+    if (!route || !route->visit || route->visit->peer != peer || epoch < route->epoch) {
+        e->stats.stale++;
+        return true;
+    }
+    if (route->state == AFF_ROUTE_OFFERED && epoch == route->epoch) {
+        to(e, route, AFF_ROUTE_REMOTE);
+        release_held(e, route);
+    } else if (epoch > route->epoch) { /* the same owner has claimed its document anew */
+        route->epoch = epoch;
+        aff__doc *doc = route->doc;
+        if (doc->state == AFF_DOC_REMOTE && doc->owner == peer) doc->epoch = epoch;
+    }
     return true;
 }
 
@@ -394,6 +557,18 @@ static bool on_refuse(aff_engine *e, aff__peer *peer, aff_slice rest) {
     return true;
 }
 
+/* The owner has lost the document to another server. */
+static bool on_moved(aff_engine *e, aff__peer *peer, aff_slice rest) {
+    uint32_t socket;
+    uint64_t epoch;
+    if (!aff__get_u32(&rest, &socket) || !aff__get_uint(&rest, &epoch)) return false;
+    aff__route *route = route_at(e, socket, rest, epoch, peer);
+    if (!route) return true;
+    aff__doc_doubt(e, route->doc->item.key, peer);
+    aff__route_move(e, route);
+    return true;
+}
+
 /* The owner has ended the route; what the client has sent since its CLOSE starts a new one. */
 static void on_route_over(aff_engine *e, aff__route *route) {
     if (route->state != AFF_ROUTE_CLOSING || route->held_count == 0) {
@@ -401,20 +576,24 @@ static void on_route_over(aff_engine *e, aff__route *route) {
         return;
     }
     detach(e, route);
+    aff__shim_free(&route->shim);
+    aff__shim_init(&route->shim, &e->heap);
     to(e, route, AFF_ROUTE_WAITING);
     aff_slice rest = aff__buf_slice(&route->held), data;
     while (aff__get_bytes(&rest, &data)) {
         aff__client_frame frame;
-        if (!aff__parse_client_frame(data, &frame) || !is_token(&frame)) continue;
-        to(e, route, AFF_ROUTE_LOOKUP);
-        look_up(e, route);
-        return;
+        if (!aff__parse_client_frame(data, &frame)) continue;
+        aff__shim_note(&route->shim, &frame, data);
+        if (is_token(&frame) && route->state == AFF_ROUTE_WAITING) {
+            to(e, route, AFF_ROUTE_LOOKUP);
+        }
     }
+    if (route->state == AFF_ROUTE_LOOKUP) look_up(e, route);
 }
 
 static bool ends_route(const aff__client_frame *frame) {
     return frame->type == AFF_HP_CLOSE ||
-           (frame->type == AFF_HP_AUTH && frame->auth == AFF_HP_DENIED);
+           (frame->type == AFF_HP_AUTH && frame->sub == AFF_HP_DENIED);
 }
 
 typedef struct {
@@ -460,6 +639,15 @@ static void put_frame(aff__buf *out, const out_frame *frame, aff_slice suffix) {
     aff__put(out, frame->body.data, frame->body.len);
 }
 
+static void on_verdict(aff_engine *e, aff__route *route, aff__verdict verdict) {
+    static const uint8_t acknowledgement[] = {8, 1}; /* SyncStatus: applied */
+    if (verdict == AFF_GIVE_UP) aff__route_fail(e, route, "the new owner denied its former token");
+    if (verdict != AFF_SETTLE) return;
+    for (uint32_t n = route->shim.settled; n > 0; n--) {
+        send_to_client(e, route, acknowledgement, sizeof(acknowledgement));
+    }
+}
+
 static bool on_out(aff_engine *e, aff__peer *peer, aff_slice rest) {
     out_frame out;
     if (!get_out(rest, &out)) return false;
@@ -483,6 +671,11 @@ static bool on_out(aff_engine *e, aff__peer *peer, aff_slice rest) {
         if (!aff__parse_client_frame(aff__buf_slice(&whole), &parsed)) continue;
         aff__route *route = route_at(e, socket, parsed.address, out.epoch, peer);
         if (!route) continue;
+        aff__verdict verdict = aff__shim_from_owner(&route->shim, &parsed);
+        if (verdict != AFF_PASS) {
+            on_verdict(e, route, verdict);
+            continue;
+        }
         group[grouped++] = socket;
         over = ends_route(&parsed);
         if (!over) continue;
@@ -521,6 +714,7 @@ bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff
     switch (type) {
         case AFF_FRAME_ACCEPT: return on_accept(e, peer, rest);
         case AFF_FRAME_REFUSE: return on_refuse(e, peer, rest);
+        case AFF_FRAME_MOVED: return on_moved(e, peer, rest);
         case AFF_FRAME_OUT: return on_out(e, peer, rest);
         case AFF_FRAME_KICK: return on_kick(e, peer, rest);
         default: return false;
@@ -529,33 +723,32 @@ bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff
 
 /* ---- Links and time -------------------------------------------------------------------------- */
 
-/* Looking one up can close the socket, and with it all others. */
-static void look_up_all(aff_engine *e, aff__socket *socket) {
-    AFF_EACH(i, &socket->routes) {
+/* Routes of a visit that has ended, moved one by one: moving one can end others. */
+static aff__route *route_of(const aff__socket *socket, const aff__visit *visit) {
+    for (aff__list *i = socket->routes.next; i != &socket->routes; i = i->next) {
         aff__route *route = AFF_OF(i, aff__route, by_socket);
-        if (route->state == AFF_ROUTE_LOOKUP) look_up(e, route);
-        if (socket->closed) return;
+        if (route->visit == visit) return route;
     }
+    return NULL;
 }
 
 void aff__visits_end(aff_engine *e, aff__peer *peer) {
+    aff__list ending; /* a route that is offered to the same peer again makes a new visit there */
+    aff__list_init(&ending);
     while (!aff__list_empty(&peer->visits)) {
-        aff__visit *visit = AFF_OF(peer->visits.next, aff__visit, by_peer);
-        aff__socket *socket = visit->socket;
-        bool broken = false;
-        AFF_EACH(i, &socket->routes) {
-            aff__route *route = AFF_OF(i, aff__route, by_socket);
-            if (route->visit != visit) continue;
-            route->visit = NULL;
-            if (route->state == AFF_ROUTE_OFFERED) {
-                to(e, route, AFF_ROUTE_LOOKUP);
-            } else {
-                broken = true;
-            }
+        aff__list *item = peer->visits.next;
+        aff__list_remove(item);
+        aff__list_append(&ending, item);
+        aff__list_remove(&AFF_OF(item, aff__visit, by_peer)->by_socket);
+    }
+    while (!aff__list_empty(&ending)) {
+        aff__visit *visit = AFF_OF(ending.next, aff__visit, by_peer);
+        aff__route *route;
+        while ((route = route_of(visit->socket, visit))) {
+            route->visit = NULL; /* the peer needs not be told: it has ended its side */
+            aff__route_move(e, route);
         }
-        end_visit(e, visit); /* the peer needs not be told: it has ended its side */
-        if (broken) close_socket(e, socket, AFF_CLOSE_RESET, "Reset Connection");
-        look_up_all(e, socket);
+        end_visit(e, visit);
     }
 }
 

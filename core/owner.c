@@ -159,9 +159,19 @@ void aff__proxies_end(aff_engine *e, aff__peer *peer) {
 
 void aff__served_lost(aff_engine *e, aff__doc *doc) {
     while (!aff__list_empty(&doc->served)) {
-        aff__proxy *proxy = AFF_OF(doc->served.next, aff__served, by_doc)->proxy;
-        kick(e, proxy, AFF_CLOSE_RESET, aff__str("Reset Connection"));
-        close_proxy(e, proxy, AFF_CLOSE_RESET, "Reset Connection");
+        aff__served *served = AFF_OF(doc->served.next, aff__served, by_doc);
+        answer(e, AFF_FRAME_MOVED, served->proxy, served->epoch, served_address(served));
+        if (served->accepted) aff__doc_unuse(e, doc, AFF_USE_ROUTE);
+        free_served(e, served);
+    }
+}
+
+void aff__served_renewed(aff_engine *e, aff__doc *doc) {
+    AFF_EACH(i, &doc->served) {
+        aff__served *served = AFF_OF(i, aff__served, by_doc);
+        if (!served->accepted) continue;
+        served->epoch = doc->epoch;
+        answer(e, AFF_FRAME_ACCEPT, served->proxy, doc->epoch, served_address(served));
     }
 }
 
@@ -201,7 +211,7 @@ static void on_offer(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
     }
     aff__served *served = find_served(e, proxy->id, frame->address);
     if (!served) served = new_served(e, proxy, doc, frame->address);
-    served->epoch = epoch;
+    served->epoch = served->since = epoch;
     aff__put_bytes(&served->held, data);
     if (!owned) return;
     if (!served->accepted) aff__doc_use(e, doc, AFF_USE_ROUTE);
@@ -212,7 +222,7 @@ static void on_offer(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
 static void on_data(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
                     const aff__client_frame *frame, aff_slice data) {
     aff__served *served = find_served(e, proxy->id, frame->address);
-    if (!served || served->epoch != epoch) {
+    if (!served || epoch < served->since || epoch > served->epoch) {
         e->stats.stale++;
     } else if (served->accepted) {
         deliver(e, proxy, data);
@@ -282,7 +292,7 @@ static void send_out(aff_engine *e, aff__peer *peer, const aff__doc *doc,
 
 static bool ends_route(const aff__client_frame *frame) {
     return frame->type == AFF_HP_CLOSE ||
-           (frame->type == AFF_HP_AUTH && frame->auth == AFF_HP_DENIED);
+           (frame->type == AFF_HP_AUTH && frame->sub == AFF_HP_DENIED);
 }
 
 /*
@@ -296,7 +306,7 @@ void aff__proxy_send(aff_engine *e, const uint32_t *proxies, uint32_t count, aff
         return;
     }
     aff__doc *doc = aff__doc_find(e, frame.document);
-    if (!doc || doc->state != AFF_DOC_OWNED) {
+    if (!doc || !aff__doc_serves(doc)) {
         e->stats.stale += count;
         return;
     }

@@ -320,7 +320,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     },
     closeSocket: (id, code, reason) => this.#sockets.get(id)?.close(code, reason),
     local: (id, data) => this.#sockets.get(id)?.local(data),
-    route: (id, address, here, taken) => this.#sockets.get(id)?.placed(address, here, taken),
+    route: (id, address, place, taken) => this.#sockets.get(id)?.placed(address, place, taken),
     openProxy: (id, _origin, packed) => {
       const { request, context } = unpackValue(packed) as { request: SerializedHTTPRequest; context: unknown }
       const connect = (socket: SocketForHocuspocus) =>

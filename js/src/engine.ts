@@ -12,8 +12,8 @@ export interface EngineEvents {
   closeSocket(socket: number, code: number, reason: string): void
   /** A client's frame for the Hocuspocus here. */
   local(socket: number, data: Uint8Array): void
-  /** An address of a socket is served here now, or has ended; `taken`: its frames that the engine has had. */
-  route(socket: number, address: string, here: boolean, taken: number): void
+  /** Where an address of a socket is served now; `taken`: its frames that the engine has had. */
+  route(socket: number, address: string, place: Place, taken: number): void
   openProxy(proxy: number, origin: string, request: Uint8Array): void
   proxyFrame(proxy: number, data: Uint8Array): void
   proxyAlive(proxy: number): void
@@ -21,6 +21,10 @@ export interface EngineEvents {
   lost(documentName: string): void
   runEvent(token: number, name: string, documentName: string, payload: Uint8Array): void
 }
+
+/** `recall`: not here any more; the engine wants to know what the client has sent. */
+export type Place = 'here' | 'ended' | 'recall'
+const PLACES: Record<number, Place> = { [k.ROUTE_HERE]: 'here', [k.ROUTE_RECALL]: 'recall' }
 
 export type Use = 'hold' | 'loaded' | 'event'
 const USES: Record<Use, number> = { hold: k.USE_HOLD, loaded: k.USE_LOADED, event: k.USE_EVENT }
@@ -121,6 +125,10 @@ export class Engine {
 
   routeEnded(socket: number, address: string): void {
     this.#post(k.ROUTE_END, { socket }, undefined, Buffer.from(address))
+  }
+
+  routeState(socket: number, address: string, state: Uint8Array): void {
+    this.#post(k.ROUTE_STATE, { socket }, undefined, Buffer.from(address), state)
   }
 
   proxyClosed(proxy: number, code: number, reason: string): void {
@@ -226,7 +234,7 @@ export class Engine {
       case k.ON_LOCAL:
         return events.local(socket, data)
       case k.ON_ROUTE:
-        return events.route(socket, name(), status === k.ROUTE_HERE, request)
+        return events.route(socket, name(), PLACES[status] ?? 'ended', request)
       case k.ON_SOCKET_CLOSE:
         return events.closeSocket(socket, code, decode(data))
       case k.ON_PROXY_OPEN:

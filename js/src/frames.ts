@@ -2,9 +2,16 @@
  * The outer form of Hocuspocus's messages, as far as routing needs it: a lib0 string (the address:
  * `document`, or `document\0session`), then lib0 integers.
  */
-const AUTH = 2
+export const AUTH = 2
+const SYNC = 0
+const AWARENESS = 1
+const SYNC_REPLY = 4
 const CLOSE = 7
+const SYNC_STATUS = 8
 const PERMISSION_DENIED = 1
+const AUTHENTICATED = 2
+const STEP1 = 0
+const UPDATE = 2
 
 /** Where the address ends, and -1 where a frame is too short for its address. */
 function addressBounds(frame: Uint8Array): [start: number, end: number] {
@@ -19,12 +26,15 @@ function addressBounds(frame: Uint8Array): [start: number, end: number] {
   return [0, -1]
 }
 
-/** The address of a frame; undefined where it can't be read. */
-export function addressOf(frame: Uint8Array): string | undefined {
-  const [start, end] = addressBounds(frame)
+/** A lib0 string; undefined where it can't be read. */
+function readString(bytes: Uint8Array): string | undefined {
+  const [start, end] = addressBounds(bytes)
   if (end < 0) return undefined
-  return Buffer.from(frame.buffer, frame.byteOffset + start, end - start).toString()
+  return Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString()
 }
+
+/** The address of a frame; undefined where it can't be read. */
+export const addressOf = readString
 
 export function documentOf(address: string): string {
   const separator = address.indexOf('\0')
@@ -43,5 +53,67 @@ export function endsRoute(frame: Uint8Array): boolean {
 export function deniedReason(frame: Uint8Array): string | undefined {
   const [, end] = addressBounds(frame)
   if (end < 0 || frame[end] !== AUTH || frame[end + 1] !== PERMISSION_DENIED) return undefined
-  return addressOf(frame.subarray(end + 2))
+  return readString(frame.subarray(end + 2))
+}
+
+/**
+ * What is known of a client of a document that is served here, for the case that the document moves: the
+ * engine's shim (core/shim.c) goes on from it.
+ */
+export class ClientState {
+  #auth: Uint8Array | undefined
+  #step1: Uint8Array | undefined
+  #awareness: Uint8Array | undefined
+  /** The provider's counter of changes that are not acknowledged. */
+  #unsynced = 0
+  #authenticated = false
+  #readOnly = false
+
+  /** A frame of the client. */
+  sent(frame: Uint8Array): void {
+    const [, end] = addressBounds(frame)
+    const type = frame[end]
+    if (type === AWARENESS) this.#awareness = frame
+    else if (type === AUTH) this.#auth = frame
+    else if (type === SYNC || type === SYNC_REPLY) {
+      const step = frame[end + 1]
+      if (step === UPDATE) this.#unsynced++
+      else if (step === STEP1) {
+        this.#step1 = frame
+        this.#unsynced = 1
+      }
+    }
+  }
+
+  /** A frame of Hocuspocus for the client. */
+  received(frame: Uint8Array): void {
+    const [, end] = addressBounds(frame)
+    const type = frame[end]
+    if (type === SYNC_STATUS) {
+      if (frame[end + 1] === 1 && this.#unsynced > 0) this.#unsynced--
+    } else if (type === AUTH && frame[end + 1] === AUTHENTICATED) {
+      this.#authenticated = true
+      this.#readOnly = readString(frame.subarray(end + 2)) === 'readonly'
+    }
+  }
+
+  /** As the engine wants it (AFF_EV_ROUTE_STATE in core/aff.h). */
+  serialize(): Uint8Array {
+    const parts: Uint8Array[] = [
+      Uint8Array.of((this.#authenticated ? 1 : 0) | (this.#readOnly ? 2 : 0)),
+      lib0Integer(this.#unsynced),
+    ]
+    for (const frame of [this.#auth, this.#step1, this.#awareness]) {
+      parts.push(lib0Integer(frame?.length ?? 0), frame ?? new Uint8Array())
+    }
+    return Buffer.concat(parts)
+  }
+}
+
+function lib0Integer(value: number): Uint8Array {
+  const bytes: number[] = []
+  let rest = value
+  for (; rest > 0x7f; rest = Math.floor(rest / 128)) bytes.push((rest & 0x7f) | 0x80)
+  bytes.push(rest)
+  return Uint8Array.from(bytes)
 }

@@ -52,6 +52,7 @@ type ConstantName =
   | 'SOCKET_OPEN'
   | 'SOCKET_CLOSE'
   | 'ROUTE_END'
+  | 'ROUTE_STATE'
   | 'PROXY_CLOSE'
   | 'CLAIM'
   | 'UNUSE'
@@ -83,6 +84,7 @@ type ConstantName =
   | 'USE_LOADED'
   | 'USE_EVENT'
   | 'ROUTE_HERE'
+  | 'ROUTE_RECALL'
 
 /** A binary built here comes first: it is newer than one that was shipped. */
 function load(): Native {

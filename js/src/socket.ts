@@ -1,6 +1,6 @@
 import { type LazyConnection, type SocketForHocuspocus } from './connection.js'
-import type { Engine } from './engine.js'
-import { addressOf, deniedReason, endsRoute } from './frames.js'
+import type { Engine, Place } from './engine.js'
+import { ClientState, addressOf, deniedReason, endsRoute } from './frames.js'
 import { NOT_OWNER_REASON } from './hocuspocus.js'
 
 /** The client's socket, whatever library it comes from. */
@@ -15,6 +15,10 @@ interface Route {
   here: boolean
   /** Frames given to the engine that it has not been heard to have had. */
   posted: number
+  /** While it is served here. */
+  state: ClientState | undefined
+  /** Served elsewhere since: what Hocuspocus here still sends for it is of no interest. */
+  recalled: boolean
 }
 
 const RESET = { code: 4205, reason: 'Reset Connection' }
@@ -45,6 +49,7 @@ export class ClientSocket {
     if (address !== undefined) {
       const route = this.#route(address)
       if (route.here && route.posted === 0) {
+        route.state!.sent(data)
         this.#connection!.handleMessage(data)
         return
       }
@@ -55,7 +60,7 @@ export class ClientSocket {
 
   #route(address: string): Route {
     let route = this.#routes.get(address)
-    if (!route) this.#routes.set(address, (route = { here: false, posted: 0 }))
+    if (!route) this.#routes.set(address, (route = { here: false, posted: 0, state: undefined, recalled: false }))
     return route
   }
 
@@ -63,17 +68,29 @@ export class ClientSocket {
   local(data: Uint8Array): void {
     if (this.#closed) return
     const route = this.#routes.get(addressOf(data) ?? '')
-    if (route?.here && route.posted > 0) route.posted--
-    this.#open().handleMessage(data.slice())
+    if (!route) return
+    if (route.here && route.posted > 0) route.posted--
+    const copy = data.slice()
+    route.state ??= new ClientState()
+    route.recalled = false
+    route.state.sent(copy)
+    this.#open().handleMessage(copy)
   }
 
   /** The engine says where an address is served from here on. */
-  placed(address: string, here: boolean, taken: number): void {
+  placed(address: string, place: Place, taken: number): void {
     const route = this.#routes.get(address)
     if (!route) return
-    route.posted = Math.max(0, route.posted - taken)
+    const here = place === 'here'
+    if (place === 'recall') {
+      route.recalled = true
+      this.engine.routeState(this.id, address, (route.state ?? new ClientState()).serialize())
+    } else {
+      route.posted = Math.max(0, route.posted - taken)
+    }
+    if (!here) route.state = undefined
     if (here !== route.here) this.#setHere(route, here)
-    if (!here && route.posted === 0) this.#routes.delete(address)
+    if (place === 'ended' && route.posted === 0) this.#routes.delete(address)
   }
 
   #setHere(route: Route, here: boolean): void {
@@ -98,10 +115,13 @@ export class ClientSocket {
       this.close(RESET.code, RESET.reason)
       return
     }
-    this.socket.send(data)
-    if (!endsRoute(data)) return
     const address = addressOf(data)!
     const route = this.#routes.get(address)
+    if (route?.recalled) return
+    this.socket.send(data)
+    route?.state?.received(data)
+    if (!endsRoute(data)) return
+    if (route) route.state = undefined
     if (route?.here) this.#setHere(route, false)
     this.engine.routeEnded(this.id, address)
   }

@@ -1,0 +1,172 @@
+/*
+ * shim.c - what stands in for a client when its document moves to another owner.
+ *
+ * The client must not notice, so the shim does what the client would do on a new connection: it
+ * authenticates, synchronises and shows its cursor, from what the client has sent before.
+ *
+ *            the owner is lost                     the client's fresh Auth
+ *   IDLE -------------------------> TOKEN -------------------------------------> AUTH
+ *     ^  \                                                                        ^ |
+ *     |   +--a provider that can't be asked (older than 3.3): its Auth again------+ |
+ *     |                                                                             |
+ *     +--the owner acknowledges the client's SyncStep2-- SYNC <--Authenticated------+
+ *
+ * TOKEN: the client is asked for a token (as the server does for a token sync; providers since 3.3
+ * answer with an Auth frame). AUTH: the new owner has got Auth, the client's last SyncStep1 (an old
+ * state vector is a valid lower bound) and its last awareness. What the client sends of its document
+ * before Authenticated is dropped: its SyncStep2 contains it. SYNC: the owner has asked for what it
+ * lacks; the client's answer holds all its edits.
+ *
+ * The provider counts what is not acknowledged: SyncStep1 sets its counter to 1, an Update adds 1, a
+ * SyncStatus of 1 subtracts 1. The shim counts along. The acknowledgement of the SyncStep2 settles
+ * all that the former owners had not acknowledged.
+ */
+#include "engine.h"
+
+enum { TOKEN_WITHIN_MS = 5000 };
+enum { SYNC = 0, AWARENESS = 1, SYNC_REPLY = 4, STEP1 = 0, STEP2 = 1, UPDATE = 2, STATUS = 8 };
+
+static bool is_sync(const aff__client_frame *frame) {
+    return frame->type == SYNC || frame->type == SYNC_REPLY;
+}
+
+static bool is_token(const aff__client_frame *frame) {
+    return frame->type == AFF_HP_AUTH && frame->sub == AFF_HP_TOKEN;
+}
+
+/* Providers since 3.3 send their version behind the token, and answer a request for a token. */
+static bool can_be_asked(aff_slice auth) {
+    aff__client_frame frame;
+    aff_slice token, version;
+    if (!aff__parse_client_frame(auth, &frame)) return false;
+    aff_slice rest = frame.payload;
+    if (!aff__get_bytes(&rest, &token) || !aff__get_bytes(&rest, &version)) return false;
+    unsigned numbers[2] = {0, 0};
+    for (size_t i = 0, n = 0; i < version.len && n < 2; i++) {
+        uint8_t c = version.data[i];
+        if (c == '.') {
+            n++;
+        } else if (c >= '0' && c <= '9' && numbers[n] < 10000) {
+            numbers[n] = numbers[n] * 10 + (unsigned)(c - '0');
+        } else {
+            return false;
+        }
+    }
+    return numbers[0] > 3 || (numbers[0] == 3 && numbers[1] >= 3);
+}
+
+void aff__shim_init(aff__shim *shim, aff__heap *heap) {
+    *shim = (aff__shim){.phase = AFF_SHIM_IDLE};
+    aff__buf_init(&shim->auth, heap);
+    aff__buf_init(&shim->step1, heap);
+    aff__buf_init(&shim->awareness, heap);
+    aff__list_init(&shim->by_time);
+}
+
+void aff__shim_free(aff__shim *shim) {
+    aff__buf_free(&shim->auth);
+    aff__buf_free(&shim->step1);
+    aff__buf_free(&shim->awareness);
+    aff__list_remove(&shim->by_time);
+}
+
+static void remember(aff__buf *buf, aff_slice data) {
+    buf->len = 0;
+    aff__put(buf, data.data, data.len);
+}
+
+void aff__shim_note(aff__shim *shim, const aff__client_frame *frame, aff_slice data) {
+    if (is_token(frame)) {
+        remember(&shim->auth, data);
+    } else if (frame->type == AWARENESS) {
+        remember(&shim->awareness, data);
+    } else if (is_sync(frame) && frame->sub == STEP1) {
+        remember(&shim->step1, data);
+        shim->unsynced = 1;
+    } else if (is_sync(frame) && frame->sub == UPDATE) {
+        shim->unsynced++;
+    }
+}
+
+bool aff__shim_start(aff_engine *e, aff__shim *shim) {
+    aff__list_remove(&shim->by_time);
+    shim->forwarded = shim->before_step2 = 0;
+    shim->step2 = false;
+    shim->fresh = false;
+    bool ask = shim->authenticated && can_be_asked(aff__buf_slice(&shim->auth));
+    shim->phase = ask ? AFF_SHIM_TOKEN : AFF_SHIM_AUTH;
+    if (!ask) return false;
+    shim->deadline = e->now + TOKEN_WITHIN_MS;
+    aff__list_append(&e->shims, &shim->by_time);
+    return true;
+}
+
+aff__verdict aff__shim_from_client(aff__shim *shim, const aff__client_frame *frame) {
+    switch (shim->phase) {
+        case AFF_SHIM_IDLE: return AFF_PASS;
+        case AFF_SHIM_TOKEN:
+            if (is_token(frame)) {
+                aff__list_remove(&shim->by_time);
+                shim->fresh = true;
+                shim->phase = AFF_SHIM_AUTH;
+                return AFF_RESTART;
+            }
+            return is_sync(frame) || frame->type == AWARENESS ? AFF_SWALLOW : AFF_PASS;
+        case AFF_SHIM_AUTH: return is_sync(frame) ? AFF_SWALLOW : AFF_PASS;
+        case AFF_SHIM_SYNC:
+            if (!is_sync(frame)) return AFF_PASS;
+            if (frame->sub == UPDATE) shim->forwarded++;
+            if (frame->sub == STEP2 && !shim->step2) {
+                shim->step2 = true;
+                shim->before_step2 = shim->forwarded;
+            }
+            return AFF_PASS;
+    }
+    return AFF_PASS;
+}
+
+static aff__verdict on_authenticated(aff__shim *shim, const aff__client_frame *frame) {
+    aff_slice rest = frame->payload, scope = aff__none();
+    aff__get_bytes(&rest, &scope);
+    bool readonly = scope.len == strlen("readonly");
+    bool known = shim->authenticated && shim->readonly == readonly;
+    shim->authenticated = true;
+    shim->readonly = readonly;
+    if (shim->phase != AFF_SHIM_AUTH) return AFF_PASS;
+    shim->phase = AFF_SHIM_SYNC;
+    return known ? AFF_SWALLOW : AFF_PASS;
+}
+
+static aff__verdict on_denied(const aff__shim *shim) {
+    bool replayed = shim->phase == AFF_SHIM_AUTH && shim->authenticated && !shim->fresh;
+    return replayed ? AFF_GIVE_UP : AFF_PASS;
+}
+
+static void acknowledge(aff__shim *shim) {
+    if (shim->unsynced > 0) shim->unsynced--;
+}
+
+static aff__verdict on_status(aff__shim *shim, bool applied) {
+    bool is_step2s = shim->phase == AFF_SHIM_SYNC && shim->step2 && shim->before_step2 == 0;
+    if (is_step2s) {
+        shim->phase = AFF_SHIM_IDLE;
+        shim->settled = applied && shim->unsynced > shim->forwarded
+                            ? shim->unsynced - shim->forwarded
+                            : 0;
+        shim->unsynced -= shim->settled;
+        return AFF_SETTLE;
+    }
+    if (shim->phase == AFF_SHIM_SYNC) {
+        if (shim->forwarded > 0) shim->forwarded--;
+        if (shim->step2) shim->before_step2--;
+    }
+    if (applied) acknowledge(shim);
+    return AFF_PASS;
+}
+
+aff__verdict aff__shim_from_owner(aff__shim *shim, const aff__client_frame *frame) {
+    if (frame->type == STATUS) return on_status(shim, frame->sub == 1);
+    if (frame->type != AFF_HP_AUTH) return AFF_PASS;
+    if (frame->sub == AFF_HP_AUTHENTICATED) return on_authenticated(shim, frame);
+    return frame->sub == AFF_HP_DENIED ? on_denied(shim) : AFF_PASS;
+}
