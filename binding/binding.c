@@ -5,7 +5,7 @@
  *   post(handle, kind, flag, code, socket, status, request, document, name, data) -> status
  *   frame(handle, socket, data) -> status   the hot paths of post: a client's frame,
  *   send(handle, proxies, data) -> status   a frame of Hocuspocus for proxy sockets
- *   validUntil(handle), now() -> ms         stats(handle) -> object
+ *   validUntil(handle), now() -> ms         stats(handle) -> object      alive(handle)
  *   close(handle)
  *
  * A handle is an external with a type tag. It is closed by close(), when it is collected, or when
@@ -150,6 +150,7 @@ static aff_instance_config get_config(napi_env env, napi_value options, char **s
                   .connect_timeout_ms = (uint32_t)get_number(env, options, "connectTimeout"),
                   .seed = seed ^ 0x5bf03635u},
         .pack = get_flag(env, options, "pack"),
+        .stall_limit_ms = (uint64_t)get_number(env, options, "stallLimit"),
     };
 }
 
@@ -320,6 +321,15 @@ static napi_value js_valid_until(napi_env env, napi_callback_info info) {
     return to_number(env, h->instance ? (double)aff_instance_valid_until(h->instance) : 0);
 }
 
+static napi_value js_alive(napi_env env, napi_callback_info info) {
+    size_t argc = 1;
+    napi_value argv[1];
+    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
+    handle *h = get_handle(env, argv[0]);
+    if (h && h->instance) aff_instance_alive(h->instance);
+    return NULL;
+}
+
 static napi_value js_now(napi_env env, napi_callback_info info) {
     (void)info;
     return to_number(env, (double)aff_now());
@@ -373,6 +383,9 @@ static const constant constants[] = {
     {"PROXY_CLOSE", AFF_EV_PROXY_CLOSE},
     {"CLAIM", AFF_EV_CLAIM},
     {"UNUSE", AFF_EV_UNUSE},
+    {"CONFIRM", AFF_EV_CONFIRM},
+    {"LEAVE", AFF_EV_LEAVE},
+    {"DRAIN", AFF_EV_DRAIN},
     {"EMIT", AFF_EV_EMIT},
     {"EVENT_RESULT", AFF_EV_EVENT_RESULT},
     {"SHUTDOWN", AFF_EV_SHUTDOWN},
@@ -451,7 +464,7 @@ NAPI_MODULE_INIT() {
         napi_callback call;
     } functions[] = {
         {"open", open_instance}, {"close", close_instance}, {"post", js_post}, {"frame", js_frame},
-        {"send", js_send}, {"validUntil", js_valid_until}, {"now", js_now}, {"stats", js_stats},
+        {"send", js_send}, {"validUntil", js_valid_until}, {"now", js_now}, {"alive", js_alive}, {"stats", js_stats},
     };
     for (size_t i = 0; i < sizeof(functions) / sizeof(*functions); i++) {
         napi_value function;

@@ -142,11 +142,16 @@ typedef enum {
     AFF_EV_PROXY_CLOSE, /* `socket`: the proxy; `code`, `data`: the reason */
     /* From the app: documents and events. */
     AFF_EV_CLAIM,        /* `request`, `document`, `use`: answered with AFF_ACT_CLAIMED */
+    AFF_EV_CONFIRM,      /* `request`, `document`: is the lease still ours? AFF_ACT_CLAIMED */
+    AFF_EV_LEAVE,        /* `request`, `document`: gives it up, whatever it is used for; its routes
+                            move. AFF_ACT_CLAIMED, when it is free */
     AFF_EV_UNUSE,        /* `document`, `use`: ends a use that was granted */
     AFF_EV_EMIT,         /* `request`, `name`, `document`, `data`, `flag`: only if open */
     AFF_EV_EVENT_RESULT, /* `request`: of AFF_ACT_EVENT_RUN; `status`, `data` */
     AFF_EV_CONSUMED,     /* `bytes`: the app has taken this much of what was delivered */
     /* Both. */
+    AFF_EV_STALLED, /* `flag`: the app does not answer; false: it does again */
+    AFF_EV_DRAIN,   /* from here on nothing is claimed */
     AFF_EV_TICK,    /* time has passed */
     AFF_EV_FLUSH,   /* the loop turn ends: send what was gathered */
     AFF_EV_SHUTDOWN /* leave: ends in AFF_ACT_STOPPED */

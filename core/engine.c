@@ -293,10 +293,14 @@ static void dispatch(aff_engine *e, const aff_event *v) {
         case AFF_EV_PROXY_SEND: aff__proxy_send(e, v->sockets, v->count, v->data); break;
         case AFF_EV_PROXY_CLOSE: aff__proxy_closed(e, v->socket, v->code, v->data); break;
         case AFF_EV_CLAIM: on_claim(e, v); break;
+        case AFF_EV_CONFIRM: aff__doc_confirm(e, v->request, v->document); break;
+        case AFF_EV_LEAVE: aff__doc_leave(e, v->request, v->document); break;
         case AFF_EV_UNUSE: on_unuse(e, v); break;
         case AFF_EV_EMIT: aff__event_emit(e, v); break;
         case AFF_EV_EVENT_RESULT: aff__event_result(e, v->request, v->status, v->data); break;
         case AFF_EV_CONSUMED: on_consumed(e, v->bytes); break;
+        case AFF_EV_STALLED: aff__member_stalled(e, v->flag); break;
+        case AFF_EV_DRAIN: e->member.draining = true; break;
         case AFF_EV_TICK: on_tick(e); break;
         case AFF_EV_FLUSH: aff__link_flush(e); break;
         case AFF_EV_SHUTDOWN: aff__member_shutdown(e); break;
@@ -311,6 +315,8 @@ static bool is_sane(const aff_event *v) {
     switch (v->type) {
         case AFF_EV_CLAIM:
         case AFF_EV_UNUSE: return is_name(v->document) && v->use < AFF_USE_ROUTE;
+        case AFF_EV_CONFIRM:
+        case AFF_EV_LEAVE: return is_name(v->document);
         case AFF_EV_EMIT: return is_name(v->document) && v->data.len <= AFF_MESSAGE_MAX;
         default: return true;
     }

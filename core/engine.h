@@ -58,6 +58,7 @@ typedef struct {
     uint64_t probe_at, probe_until; /* PROBING */
     bool asking;                    /* a request is in flight */
     bool redis_up, listening, subscribed, announced;
+    bool stalled, draining;
     uint64_t stop_at;               /* LEAVING: when to give up waiting */
 } aff__member;
 
@@ -82,7 +83,9 @@ struct aff__doc {
     uint32_t uses[AFF_USE_COUNT];
     bool kept;        /* the app counts on the lease: owned before the boot changed */
     bool peeked;      /* CLAIMING: only to look */
+    bool answering;   /* those who wait are being answered: settled when that is done */
     uint32_t lookups; /* routes in LOOKUP */
+    uint64_t left;    /* RELEASING: the request of AFF_EV_LEAVE; else 0 */
     uint64_t refresh_at;
     aff__list waiters; /* aff__waiter: claims and events that want the lease or its owner */
     aff__list routes;  /* aff__route */
@@ -95,6 +98,7 @@ typedef struct {
     uint64_t request, deadline;
     aff_use use; /* AFF_USE_EVENT: an event, see below; else a claim */
     bool is_event, only_if_open;
+    bool only_confirm; /* a claim that adds no use */
     aff__peer *peer;      /* an event: where it was sent, else NULL */
     aff__list by_peer;    /* an event that was sent */
     aff__item item;       /* an event, by request */
@@ -324,6 +328,7 @@ void aff__member_subscribed(aff_engine *e, bool yes);
 void aff__member_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);
 void aff__member_tick(aff_engine *e);
 uint64_t aff__member_deadline(const aff_engine *e);
+void aff__member_stalled(aff_engine *e, bool stalled);
 void aff__member_shutdown(aff_engine *e);
 bool aff__is_member(const aff_engine *e);
 
@@ -346,6 +351,8 @@ void aff__docs_reclaim(aff_engine *e);  /* under a new boot */
 void aff__docs_release(aff_engine *e);  /* shutting down */
 void aff__docs_refresh(aff_engine *e);
 void aff__claim_timeout(aff_engine *e);
+void aff__doc_confirm(aff_engine *e, uint64_t request, aff_slice name);
+void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name);
 void aff__waiter_free(aff_engine *e, aff__waiter *waiter);
 
 /* link.c */

@@ -113,7 +113,9 @@ static bool wants_to_look_only(const aff__doc *doc) {
 /* `expected`: the record that may be overwritten: a dead boot's, or of our own former boot. */
 static void claim(aff_engine *e, aff__doc *doc, aff_slice expected) {
     char epoch[24], ttl[24];
-    snprintf(epoch, sizeof(epoch), "%llu", (unsigned long long)e->stats.epoch_max);
+    /* What was ours may stay as it is; what is new is above all that this server has seen. */
+    uint64_t carried = doc->kept ? doc->epoch : e->stats.epoch_max;
+    snprintf(epoch, sizeof(epoch), "%llu", (unsigned long long)carried);
     snprintf(ttl, sizeof(ttl), "%llu", (unsigned long long)RECORD_TTL_MS);
     doc->peeked = wants_to_look_only(doc);
     aff_slice argv[] = {lease_key(e, doc), aff__str(e->member.boot),
@@ -135,13 +137,18 @@ static void forget(aff_engine *e, aff__doc *doc) {
     aff__release(&e->heap, doc);
 }
 
+/* A server that is leaving takes nothing any more, but keeps what it has until it has handed it on. */
+static bool may_claim(const aff_engine *e, const aff__doc *doc) {
+    return aff__is_member(e) && (!e->member.draining || doc->kept);
+}
+
 static bool is_idle(const aff__doc *doc) {
     return !is_used(doc) && aff__list_empty(&doc->waiters) && aff__list_empty(&doc->routes) &&
            aff__list_empty(&doc->served);
 }
 
 bool aff__doc_settle(aff_engine *e, aff__doc *doc) {
-    if (is_asked(doc)) return true; /* the answer goes on */
+    if (doc->answering || is_asked(doc)) return true; /* the answer goes on */
     if (doc->state == AFF_DOC_OWNED) {
         if (!is_wanted(doc)) release(e, doc);
         return true;
@@ -153,7 +160,7 @@ bool aff__doc_settle(aff_engine *e, aff__doc *doc) {
     }
     bool must_ask = doc->state == AFF_DOC_REMOTE ? !aff__list_empty(&doc->waiters)
                                                  : is_wanted(doc);
-    if (must_ask && aff__is_member(e)) claim(e, doc, aff__none());
+    if (must_ask && may_claim(e, doc)) claim(e, doc, aff__none());
     return true;
 }
 
@@ -206,7 +213,7 @@ static void answer_all(aff_engine *e, aff__doc *doc) {
         if (waiter->is_event) {
             aff__event_place(e, waiter);
         } else if (owned) {
-            aff__doc_use(e, doc, waiter->use);
+            if (!waiter->only_confirm) aff__doc_use(e, doc, waiter->use);
             answer_claim(e, waiter, 0, aff__none());
         } else {
             answer_claim(e, waiter, AFF_EOWNED, aff__buf_slice(&doc->owner->server_id));
@@ -243,24 +250,79 @@ void aff__doc_wait(aff_engine *e, aff__doc *doc, aff__waiter *waiter) {
     }
 }
 
-/* This server has lost a document that the app counted on. */
-static void lost(aff_engine *e, aff__doc *doc) {
-    if (!doc->kept) return;
-    doc->kept = false;
+/* Nobody is left who would be served here. */
+static void drop_uses(aff__doc *doc) {
     for (int use = 0; use < AFF_USE_COUNT; use++) {
         if (use != AFF_USE_ROUTE) doc->uses[use] = 0;
     }
-    aff__served_lost(e, doc);
+}
+
+static void move_local_routes(aff_engine *e, aff__doc *doc) {
     for (bool again = true; again;) {
         again = false;
         AFF_EACH(i, &doc->routes) {
             aff__route *route = AFF_OF(i, aff__route, by_doc);
-            if (route->state != AFF_ROUTE_LOCAL) continue;
+            bool here = route->state == AFF_ROUTE_LOCAL ||
+                        (route->visit && route->visit->peer == e->self);
+            if (!here) continue;
             aff__route_move(e, route);
             again = true;
             break;
         }
     }
+}
+
+/* Redis is asked whether our record still stands; where it is missing, it is claimed anew. */
+void aff__doc_confirm(aff_engine *e, uint64_t request, aff_slice name) {
+    aff__doc *doc = aff__doc_get(e, name);
+    aff__waiter *waiter = aff__alloc(&e->heap, sizeof(*waiter));
+    waiter->request = request;
+    waiter->only_confirm = true;
+    waiter->deadline = e->now + e->config.lock_ttl_ms;
+    waiter->doc = doc;
+    aff__list_append(&e->claims, &waiter->by_time);
+    aff__list_append(&doc->waiters, &waiter->by_doc);
+    if (doc->state == AFF_DOC_OWNED) {
+        doc->kept = true;
+        to(e, doc, AFF_DOC_FREE);
+    }
+    aff__doc_settle(e, doc);
+}
+
+static void answer_left(aff_engine *e, uint64_t request, int status) {
+    aff_action *act = aff__act(e, AFF_ACT_CLAIMED, aff__none(), aff__none(), aff__none());
+    act->request = request;
+    act->status = status;
+}
+
+void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name) {
+    aff__doc *doc = aff__doc_find(e, name);
+    if (!doc || doc->state != AFF_DOC_OWNED || !aff__is_member(e)) {
+        answer_left(e, request, AFF_EREDIS);
+        return;
+    }
+    doc->left = request;
+    release(e, doc);
+}
+
+/* The lease is free: whoever claims it next owns the document. */
+static void left(aff_engine *e, aff__doc *doc, int status) {
+    answer_left(e, doc->left, status);
+    doc->left = 0;
+    drop_uses(doc);
+    doc->answering = true;
+    aff__served_lost(e, doc);
+    move_local_routes(e, doc);
+    doc->answering = false;
+}
+
+/* This server has lost a document that the app counted on. */
+static void lost(aff_engine *e, aff__doc *doc) {
+    if (!doc->kept) return;
+    doc->kept = false;
+    drop_uses(doc);
+    aff__served_lost(e, doc);
+    move_local_routes(e, doc);
     aff__act(e, AFF_ACT_LOST, doc->item.key, aff__none(), aff__none());
 }
 
@@ -290,14 +352,17 @@ static void saw_epoch(aff_engine *e, uint64_t epoch) {
 }
 
 static void won(aff_engine *e, aff__doc *doc, aff_slice record, const record_fields *fields) {
+    bool renewed = doc->kept && doc->epoch != fields->epoch;
     to(e, doc, AFF_DOC_OWNED);
     doc->epoch = fields->epoch;
-    if (doc->kept) aff__served_renewed(e, doc);
     doc->kept = false;
+    if (renewed) aff__served_renewed(e, doc);
     doc->record.len = 0;
     aff__put(&doc->record, record.data, record.len);
     doc->refresh_at = e->now + RECORD_TTL_MS / 2;
+    doc->answering = true;
     answer_all(e, doc);
+    doc->answering = false;
     aff__doc_settle(e, doc);
 }
 
@@ -308,8 +373,10 @@ static void remote(aff_engine *e, aff__doc *doc, aff__peer *peer, const record_f
     if (peer->server_id.len == 0) {
         aff__put(&peer->server_id, fields->server.data, fields->server.len);
     }
+    doc->answering = true;
     lost(e, doc);
     answer_all(e, doc);
+    doc->answering = false;
     aff__doc_settle(e, doc);
 }
 
@@ -405,6 +472,7 @@ void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply)
                     memcmp(ask->boot, e->member.boot, AFF_BOOT_LEN) != 0;
     if (ask->kind == AFF_ASK_RELEASE) {
         to(e, doc, AFF_DOC_FREE); /* a record that Redis kept falls to our own next claim */
+        if (doc->left) left(e, doc, reply->status);
         aff__doc_settle(e, doc);
     } else if (reply->status != 0 || outdated) {
         to(e, doc, AFF_DOC_FREE);

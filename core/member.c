@@ -42,7 +42,8 @@ static void to(aff_engine *e, aff__member_state state) {
 }
 
 bool aff__is_member(const aff_engine *e) {
-    return e->member.state == AFF_MEMBER_JOINED && e->now < e->member.valid_until;
+    const aff__member *m = &e->member;
+    return m->state == AFF_MEMBER_JOINED && m->redis_up && e->now < m->valid_until;
 }
 
 static uint64_t margin(const aff_engine *e) {
@@ -107,6 +108,8 @@ void aff__member_up(aff_engine *e) {
     if (!m->listening) subscribe(e);
     if (m->state == AFF_MEMBER_OFFLINE) {
         join(e);
+    } else if (m->stalled) {
+        /* goes on when the application does */
     } else if (has_lapsed(e)) {
         lapse(e, "Redis was away for too long");
     } else if (m->state == AFF_MEMBER_JOINED) {
@@ -241,7 +244,7 @@ void aff__member_tick(aff_engine *e) {
     aff__member *m = &e->member;
     switch (m->state) {
         case AFF_MEMBER_JOINED:
-            if (!m->redis_up) return; /* has_lapsed() speaks for itself; up() goes on */
+            if (!m->redis_up || m->stalled) return; /* has_lapsed() speaks for itself; up() goes on */
             if (has_lapsed(e)) {
                 lapse(e, "the renewal came too late");
             } else if (e->now >= m->renew_at && !m->asking) {
@@ -265,13 +268,28 @@ uint64_t aff__member_deadline(const aff_engine *e) {
     const aff__member *m = &e->member;
     switch (m->state) {
         case AFF_MEMBER_JOINED:
-            if (!m->redis_up) return UINT64_MAX;
+            if (!m->redis_up || m->stalled) return UINT64_MAX;
             return m->asking || m->valid_until < m->renew_at ? m->valid_until : m->renew_at;
         case AFF_MEMBER_PROBING:
             return m->redis_up && !m->asking ? m->probe_at : UINT64_MAX;
         case AFF_MEMBER_LEAVING: return m->stop_at;
         default: return UINT64_MAX;
     }
+}
+
+/*
+ * A hung application must not own for ever: its membership is not renewed, and others take over.
+ * When it answers again, what has happened meanwhile is found out first of all.
+ */
+void aff__member_stalled(aff_engine *e, bool stalled) {
+    aff__member *m = &e->member;
+    if (m->stalled == stalled) return;
+    m->stalled = stalled;
+    aff__log(e, 1, stalled ? "the application hangs: membership is not renewed any more"
+                           : "the application answers again");
+    if (stalled || m->state != AFF_MEMBER_JOINED) return;
+    m->renew_at = e->now;
+    aff__member_tick(e);
 }
 
 void aff__member_shutdown(aff_engine *e) {

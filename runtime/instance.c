@@ -14,7 +14,9 @@ struct aff_instance {
     uv_loop_t loop;
     uv_async_t wakeup;
     uv_prepare_t turn;
-    uv_timer_t timer;
+    uv_timer_t timer, watch; /* the engine's alarm; the look at the application */
+    atomic_uint_fast64_t alive_at;
+    atomic_bool stalled;
     aff_redis *commands, *listener;
     char *channel; /* what the listener listens to */
     size_t channel_len;
@@ -311,6 +313,20 @@ static void set_timer(aff_instance *in) {
     uv_timer_start(&in->timer, on_timer, at > now ? at - now : 0, 0);
 }
 
+/* The application's thread is busy for too long, or was: the engine is told. */
+static void on_watch(uv_timer_t *handle) {
+    aff_instance *in = handle->data;
+    bool silent = aff_now() - atomic_load(&in->alive_at) > in->config.stall_limit_ms;
+    if (!silent || atomic_exchange(&in->stalled, true)) return;
+    step(in, &(aff_event){.type = AFF_EV_STALLED, .flag = true});
+}
+
+void aff_instance_alive(aff_instance *in) {
+    atomic_store(&in->alive_at, aff_now());
+    if (!atomic_exchange(&in->stalled, false)) return;
+    aff_instance_post(in, &(aff_record){.kind = AFF_EV_STALLED, .flag = false});
+}
+
 static void save_stats(aff_instance *in) {
     aff_stats stats;
     aff_get_stats(in->engine, &stats);
@@ -347,6 +363,7 @@ static void stop(aff_instance *in) {
     uv_close((uv_handle_t *)&in->wakeup, NULL);
     uv_close((uv_handle_t *)&in->turn, NULL);
     uv_close((uv_handle_t *)&in->timer, NULL);
+    uv_close((uv_handle_t *)&in->watch, NULL);
 }
 
 static void run(void *arg) {
@@ -358,7 +375,8 @@ static void run(void *arg) {
 
 static int open_loop(aff_instance *in) {
     if (uv_loop_init(&in->loop) != 0) return AFF_ENOMEM;
-    in->wakeup.data = in->turn.data = in->timer.data = in;
+    in->wakeup.data = in->turn.data = in->timer.data = in->watch.data = in;
+    atomic_store(&in->alive_at, aff_now());
     if (uv_async_init(&in->loop, &in->wakeup, on_wakeup) != 0) {
         uv_loop_close(&in->loop);
         return AFF_ENOMEM;
@@ -366,6 +384,9 @@ static int open_loop(aff_instance *in) {
     uv_prepare_init(&in->loop, &in->turn);
     uv_prepare_start(&in->turn, on_turn);
     uv_timer_init(&in->loop, &in->timer);
+    uv_timer_init(&in->loop, &in->watch);
+    uint64_t every = in->config.stall_limit_ms / 10 + 1;
+    if (in->config.stall_limit_ms) uv_timer_start(&in->watch, on_watch, every, every);
     return 0;
 }
 

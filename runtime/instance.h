@@ -32,6 +32,7 @@ typedef struct {
     aff_config engine; /* `allocator` must be NULL */
     aff_redis_config redis;
     bool pack;
+    uint64_t stall_limit_ms; /* the application's silence after which nothing is renewed; 0: none */
     void (*wake)(void *arg); /* on the instance's thread: there is something to take */
     void *arg;
 } aff_instance_config;
@@ -54,6 +55,9 @@ uint64_t aff_instance_valid_until(const aff_instance *instance);
 
 /* The engine's counters as of the end of its last loop turn; any thread. */
 void aff_instance_stats(aff_instance *instance, aff_stats *out);
+
+/* The application lives: to be called well more often than `stall_limit_ms`; one thread. */
+void aff_instance_alive(aff_instance *instance);
 
 /* CLOCK_BOOTTIME in ms. */
 uint64_t aff_now(void);

@@ -1,5 +1,6 @@
 import { SkipFurtherHooksError } from '@hocuspocus/common'
 import type {
+  Document,
   Extension,
   Hocuspocus,
   afterUnloadDocumentPayload,
@@ -9,7 +10,7 @@ import type {
   onStoreDocumentPayload,
 } from '@hocuspocus/server'
 import { LazyConnection, type SocketForHocuspocus } from './connection.js'
-import { Documents } from './documents.js'
+import { Documents, MERGE_EVENT } from './documents.js'
 import { Engine, RemoteFailure, type EngineEvents } from './engine.js'
 import { AffinityError } from './errors.js'
 import { documentOf } from './frames.js'
@@ -21,6 +22,8 @@ import { type SerializedHTTPRequest, serializeRequest, toRequest, withAddress } 
 import { ClientSocket, type RealSocket } from './socket.js'
 import { type BaseWebSocket, adaptSocket } from './websocket.js'
 
+const RETRY_STORE_MS = 500
+const DRAIN_AT_ONCE = 8
 const MAX_NAME = 65_535
 const MAX_PAYLOAD = 64 * 1024 * 1024
 
@@ -51,6 +54,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #documents!: Documents
   #instance: Hocuspocus | undefined
   #handleConnection: HandleConnection | undefined
+  #drained: Promise<void> | undefined
   #destroyed: Promise<void> | undefined
 
   #sockets = new Map<number, ClientSocket>()
@@ -243,7 +247,24 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const handleConnection = instance.handleConnection
     this.#handleConnection = handleConnection.bind(instance)
     instance.handleConnection = (incoming, request, context) => this.#accept(incoming as RealSocket & WebSocket, request, context)
+    this.#wrap(instance)
     this.#start()
+    this.#documents.serve(instance)
+  }
+
+  /** Makes Hocuspocus act on instances where it acts on names, and drain where it would send clients away. */
+  #wrap(instance: Hocuspocus): void {
+    const unloadDocument = instance.unloadDocument.bind(instance)
+    instance.unloadDocument = async (document) => {
+      if (instance.documents.get(document.name) === document) return unloadDocument(document)
+      if (!this.#documents.isLost(document) && !document.isDestroyed) return unloadDocument(document)
+    }
+    // Server.destroy() closes all connections before it waits for the documents: they move instead.
+    const closeConnections = instance.closeConnections.bind(instance)
+    instance.closeConnections = (documentName) => {
+      if (documentName !== undefined || this.#destroyed) return closeConnections(documentName)
+      void this.drain().finally(() => closeConnections())
+    }
   }
 
   /** A socket of Hocuspocus's own Server. */
@@ -275,10 +296,23 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     await this.#documents.load(instance, document)
   }
 
-  /** What this server has lost is not stored. */
-  async onStoreDocument({ document, documentName }: Pick<onStoreDocumentPayload, 'document' | 'documentName'>): Promise<void> {
-    if (!this.#documents.isLost(document)) return
-    throw new SkipFurtherHooksError(`document "${documentName}" is owned by another server now`)
+  /** Redis is asked before each store: what this server has lost is not stored. */
+  async onStoreDocument(payload: onStoreDocumentPayload): Promise<void> {
+    const { document, documentName, instance } = payload
+    const notOurs = () => new SkipFurtherHooksError(`document "${documentName}" is owned by another server now`)
+    if (this.#documents.isLost(document)) throw notOurs()
+    try {
+      await this.#start().confirm(documentName)
+    } catch (error) {
+      if ((error as AffinityError).code === 'AFF_EOWNED' || this.#documents.isLost(document)) throw notOurs()
+      // Redis can't say: the document stays in memory, and is stored when it can.
+      const again = () => {
+        if (!this.#destroyed && !document.isDestroyed) void instance.storeDocumentHooks(document, payload, true)
+      }
+      setTimeout(again, RETRY_STORE_MS).unref()
+      throw error
+    }
+    if (this.#documents.isLost(document)) throw notOurs()
   }
 
   /** Ends the document's use: its lease is released with the last one. */
@@ -289,6 +323,42 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   /** Nothing is left to do: routes end with the frames that close them, sockets with their close events. */
   async onDisconnect(_payload: Pick<onDisconnectPayload, 'requestHeaders'>): Promise<void> {}
 
+  /**
+   * Hands every document of this server on: it is stored, its lease is freed, and its clients, wherever they are
+   * connected, go on at its next owner. From the call on this server claims nothing any more. Done by
+   * `Server.destroy()` too; call it before a process ends otherwise.
+   */
+  async drain(): Promise<void> {
+    this.#drained ??= this.#drain()
+    await this.#drained
+  }
+
+  async #drain(): Promise<void> {
+    const instance = this.#instance
+    if (!instance || !this.#engine) return
+    await this.#engine.ready().catch(() => {})
+    this.#engine.drain()
+    const waiting = [...instance.documents.values()]
+    const deadline = Date.now() + this.#options.drainTimeout
+    const worker = async () => {
+      for (let next = waiting.pop(); next && Date.now() < deadline; next = waiting.pop()) {
+        await this.#leave(instance, next).catch((error) => console.error('[RedisServerAffinity] drain:', error))
+      }
+    }
+    await Promise.all(Array.from({ length: DRAIN_AT_ONCE }, worker))
+    await this.#documents.settled(Math.max(0, deadline - Date.now()))
+  }
+
+  /** Stores a document, frees its lease, and gives the rest to whoever owns it next. */
+  async #leave(instance: Hocuspocus, document: Document): Promise<void> {
+    const { name } = document
+    let changed = false
+    document.on('update', () => (changed = true))
+    await storePending(instance, document)
+    await this.#engine!.leave(name)
+    this.#evict(name, changed || document.directConnectionsCount > 0)
+  }
+
   /** Leaves the cluster: leases are freed, proxy sockets closed, and the connections to Redis end. */
   async onDestroy(): Promise<void> {
     this.#destroyed ??= this.#destroy()
@@ -298,6 +368,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   async #destroy(): Promise<void> {
     await this.#engine?.stop()
     for (const proxy of [...this.#proxies.values()]) proxy.closed(1001, 'server is going away')
+    // Nothing serves them any more: their clients connect to another server.
+    for (const client of [...this.#sockets.values()]) client.close(1012, 'Service Restart')
     if (this.#instance && this.#handleConnection) this.#instance.handleConnection = this.#handleConnection
     this.#options.redis.disconnect()
   }
@@ -331,9 +403,13 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     proxyFrame: (id, data) => this.#proxies.get(id)?.receive(data),
     proxyAlive: (id) => this.#proxies.get(id)?.connection.alive(),
     closeProxy: (id, code, reason) => this.#proxies.get(id)?.closed(code, reason),
-    lost: (name) => this.#lost(name),
+    lost: (name) => this.#evict(name, true),
     runEvent: (token, name, documentName, packed) => {
       const run = async () => {
+        if (name === MERGE_EVENT) {
+          await this.#documents.receive(this.#instance!, documentName, packed.slice())
+          return new Uint8Array()
+        }
         const event = this.#payloads.unpack(packed)
         const payload = event.type === 'event' ? event.payload : undefined
         return this.#payloads.pack({ type: 'result', payload: await this.#runEvent(name, documentName, payload) })
@@ -345,13 +421,29 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     },
   }
 
-  /** Another server owns a document that is loaded here: its instance goes, unstored. */
-  #lost(name: string): void {
-    const document = this.#instance?.documents.get(name)
-    this.#documents.lost(name)
-    if (!document) return
+  /**
+   * Another server owns a document that is loaded here, or will: its instance goes, unstored, after its
+   * difference has been handed over. The connections that it still has are served elsewhere already.
+   */
+  #evict(name: string, handOver: boolean): void {
+    const instance = this.#instance
+    const document = this.#documents.lose(name)
+    if (!document || !instance) return
+    if (instance.documents.get(name) === document) instance.documents.delete(name)
     for (const connection of document.getConnections()) connection.close({ code: 4205, reason: 'Reset Connection' })
-    void this.#instance!.unloadDocument(document)
+    const done = handOver ? this.#documents.handOver(document) : Promise.resolve(document.destroy())
+    void done.then(() => instance.hooks('afterUnloadDocument', { instance, documentName: name })).catch(() => {})
+  }
+}
+
+/** Runs a pending store of a document now, and waits for it and for one that runs already. */
+async function storePending(instance: Hocuspocus, document: Document): Promise<void> {
+  const id = `onStoreDocument-${document.name}`
+  const { debouncer } = instance
+  while (debouncer.isDebounced(id) || debouncer.isCurrentlyExecuting(id) || document.saveMutex.isLocked()) {
+    await debouncer.executeNow(id)
+    await document.saveMutex.waitForUnlock()
+    await new Promise((resolve) => setImmediate(resolve))
   }
 }
 

@@ -1,7 +1,14 @@
 import type { Document, Hocuspocus } from '@hocuspocus/server'
+import { applyUpdate, encodeStateAsUpdate } from 'yjs'
 import { AffinityError } from './errors.js'
 import type { Engine } from './engine.js'
 import { NOT_OWNER_REASON } from './hocuspocus.js'
+
+/** The internal event by which the state of a document goes to its new owner. No custom event has such a name. */
+export const MERGE_EVENT = '\0merge'
+
+/** How long a hand-over gathers updates of a lost document before it sends them. */
+const GATHER_MS = 50
 
 /** Why this server keeps documents: loaded instances, and holds of lockDocument. The engine counts the rest. */
 export class Documents {
@@ -9,6 +16,7 @@ export class Documents {
   #loaded = new Map<string, Set<Document>>()
   #lost = new WeakSet<Document>()
   #holds = new Map<string, Set<object>>()
+  #handOvers = new Set<Promise<void>>()
 
   constructor(private readonly engine: Engine) {}
 
@@ -80,11 +88,76 @@ export class Documents {
     }
   }
 
-  /** Another server owns the document: the engine counts no use of it any more. */
-  lost(name: string): void {
-    for (const document of this.#loaded.get(name) ?? []) this.#lost.add(document)
+  // ---- losing -----------------------------------------------------------------------------------------
+
+  /**
+   * Another server owns the document, or may: the engine counts no use of it any more. Returns the instance
+   * that was loaded here, which must not be stored.
+   */
+  lose(name: string): Document | undefined {
+    const instances = [...(this.#loaded.get(name) ?? [])]
+    for (const document of instances) this.#lost.add(document)
     this.#loaded.delete(name)
     this.#holds.get(name)?.clear()
     this.#holds.delete(name)
+    return instances.at(-1)
+  }
+
+  /**
+   * Gives all that a lost instance holds to the document's owner, and what direct connections still write to
+   * it; then it is destroyed. Merging is safe: what the owner has already changes nothing.
+   */
+  handOver(document: Document): Promise<void> {
+    const done = this.#sendState(document).finally(() => this.#handOvers.delete(done))
+    this.#handOvers.add(done)
+    return done
+  }
+
+  async #sendState(document: Document): Promise<void> {
+    let changed = true
+    document.on('update', () => (changed = true))
+    while (changed || document.directConnectionsCount > 0) {
+      if (changed) {
+        changed = false
+        await this.#merge(document).catch(async (error) => {
+          changed = true
+          console.warn(`[RedisServerAffinity] document "${document.name}" could not be handed over yet: ${error.message}`)
+        })
+      }
+      await new Promise((resolve) => setTimeout(resolve, GATHER_MS))
+    }
+    if (!document.isDestroyed) document.destroy()
+  }
+
+  async #merge(document: Document): Promise<void> {
+    const outcome = await this.engine.emit(MERGE_EVENT, document.name, encodeStateAsUpdate(document), false)
+    if (!outcome.here) return
+    // Nobody had it: this server owns it again, and the state goes to the new instance here.
+    this.engine.unuse(document.name, 'event')
+    await this.receive(this.#instanceFor(), document.name, encodeStateAsUpdate(document))
+  }
+
+  #instanceFor: () => Hocuspocus = () => {
+    throw new AffinityError('AFF_EINVAL', 'no Hocuspocus')
+  }
+
+  /** The Hocuspocus whose documents these are. */
+  serve(instance: Hocuspocus): void {
+    this.#instanceFor = () => instance
+  }
+
+  /** At the new owner: merges what a former one has sent. */
+  async receive(instance: Hocuspocus, name: string, update: Uint8Array): Promise<void> {
+    const connection = await instance.openDirectConnection(name, {})
+    await connection.transact((document) => applyUpdate(document, update))
+    await connection.disconnect()
+  }
+
+  /** Resolves when all hand-overs are done, at the latest after `timeout` ms. */
+  async settled(timeout: number): Promise<void> {
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, timeout)))
+    await Promise.race([Promise.allSettled([...this.#handOvers]), late])
+    clearTimeout(timer)
   }
 }

@@ -58,6 +58,7 @@ export class Engine {
   #stopped: Promise<void>
   #onStopped!: () => void
   #stopping = false
+  #heartbeat: NodeJS.Timeout
 
   /* Consecutive sends of one frame, gathered: it crosses once to each origin. */
   #sendData: Uint8Array | undefined
@@ -81,12 +82,15 @@ export class Engine {
       proxySocketTTL: options.proxySocketTTL,
       customEventTTL: options.customEventTTL,
       aliveEvery,
+      stallLimit: options.stallLimit,
       pack: options.pack !== undefined,
       clientName: 'redis-affinity',
       seedHigh: seed.readUInt32BE(0),
       seedLow: seed.readUInt32BE(4),
     }
     this.#handle = native.open(settings, (block) => this.#onBlock(block))
+    this.#heartbeat = setInterval(() => native.alive(this.#handle), Math.max(10, Math.min(1000, options.stallLimit / 10)))
+    this.#heartbeat.unref()
   }
 
   ready(): Promise<void> {
@@ -159,11 +163,30 @@ export class Engine {
 
   /** Resolves when this server owns the document, and keeps it until `unuse`. */
   claim(documentName: string, use: Use): Promise<void> {
+    return this.#askAbout(documentName, k.CLAIM, USES[use])
+  }
+
+  /** Resolves when Redis has confirmed that this server owns the document. */
+  confirm(documentName: string): Promise<void> {
+    return this.#askAbout(documentName, k.CONFIRM)
+  }
+
+  /** Gives a document up, whatever it is used for; its routes move. Resolves when it is free. */
+  leave(documentName: string): Promise<void> {
+    return this.#askAbout(documentName, k.LEAVE)
+  }
+
+  /** From here on this server claims nothing. */
+  drain(): void {
+    this.#post(k.DRAIN, {})
+  }
+
+  #askAbout(documentName: string, kind: number, code = 0): Promise<void> {
     if (this.#stopping) return Promise.reject(errorOf(-9, `document "${documentName}"`))
     return new Promise((resolve, reject) => {
       const request = ++this.#requests
       this.#claims.set(request, { what: documentName, resolve, reject })
-      const status = this.#post(k.CLAIM, { request, code: USES[use] }, Buffer.from(documentName))
+      const status = this.#post(kind, { request, code }, Buffer.from(documentName))
       if (status < 0) this.#settleClaim(request, status, '')
     })
   }
@@ -325,6 +348,7 @@ export class Engine {
     for (const pending of [...this.#claims.values(), ...this.#events.values()]) pending.reject(closed(pending.what))
     this.#claims.clear()
     this.#events.clear()
+    clearInterval(this.#heartbeat)
     // Not here: this runs inside a call of the engine's.
     setImmediate(() => {
       native.close(this.#handle)

@@ -21,6 +21,7 @@ export interface Native {
   send(handle: NativeHandle, proxies: Uint32Array, data: Uint8Array): number
   validUntil(handle: NativeHandle): number
   now(): number
+  alive(handle: NativeHandle): void
   stats(handle: NativeHandle): Record<string, number>
   constants: Record<ConstantName, number>
   errors: Record<number, [name: string, text: string]>
@@ -35,6 +36,7 @@ export interface NativeOptions {
   proxySocketTTL: number
   customEventTTL: number
   aliveEvery: number
+  stallLimit: number
   pack: boolean
   seedHigh: number
   seedLow: number
@@ -56,6 +58,9 @@ type ConstantName =
   | 'PROXY_CLOSE'
   | 'CLAIM'
   | 'UNUSE'
+  | 'CONFIRM'
+  | 'LEAVE'
+  | 'DRAIN'
   | 'EMIT'
   | 'EVENT_RESULT'
   | 'SHUTDOWN'

@@ -35,6 +35,13 @@ export interface Configuration<TCE extends CustomEvents = CustomEvents> {
   proxySocketTTL?: number
   /** How long `handleEvent` waits for a reply, in ms, 1 to 86,400,000. Default: 30,000. */
   customEventTTL?: number
+  /**
+   * How long the JavaScript thread may hang before this server gives its documents up, in ms, 100 to 3,600,000.
+   * Default: 20,000.
+   */
+  stallLimit?: number
+  /** How long `drain` may take before what is left fails over, in ms, 0 to 3,600,000. Default: 10,000. */
+  drainTimeout?: number
   /** Prefix of Redis keys and channels. Default: 'rsa'. */
   prefix?: string
   /** Handlers of custom events by name. */
@@ -66,6 +73,8 @@ export interface Options {
   lockTTL: number
   proxySocketTTL: number
   customEventTTL: number
+  stallLimit: number
+  drainTimeout: number
   prefix: string
   customEvents: Map<string, (documentName: string, payload: unknown) => Promise<unknown>>
   deriveContext?: (serializedHTTPRequest: SerializedHTTPRequest) => unknown
@@ -79,6 +88,8 @@ const KNOWN = new Set([
   'lockTTL',
   'proxySocketTTL',
   'customEventTTL',
+  'stallLimit',
+  'drainTimeout',
   'prefix',
   'customEvents',
   'deriveContext',
@@ -178,6 +189,8 @@ export function readOptions<TCE extends CustomEvents>(configuration: Configurati
     lockTTL: integer('lockTTL', configuration.lockTTL, 10_000, 100, HOUR),
     proxySocketTTL: integer('proxySocketTTL', configuration.proxySocketTTL, 30_000, 100, HOUR),
     customEventTTL: integer('customEventTTL', configuration.customEventTTL, 30_000, 1, 24 * HOUR),
+    stallLimit: integer('stallLimit', configuration.stallLimit, 20_000, 100, HOUR),
+    drainTimeout: integer('drainTimeout', configuration.drainTimeout, 10_000, 0, HOUR),
     prefix: keyPrefix + text('prefix', configuration.prefix, 'rsa', 200),
     customEvents: eventHandlers(configuration.customEvents),
     deriveContext: optionalFunction('deriveContext', configuration.deriveContext),
