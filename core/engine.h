@@ -38,11 +38,11 @@ typedef struct {
 /* ---- Membership (member.c) -------------------------------------------------------------- */
 
 typedef enum {
-    AFF_MEMBER_OFFLINE,  /* no connection to Redis yet, or none any more before a first join */
-    AFF_MEMBER_JOINING,  /* the key is being set */
-    AFF_MEMBER_PROBING,  /* another boot has the key: is anybody listening on its channel? */
-    AFF_MEMBER_JOINED,   /* a member */
-    AFF_MEMBER_LEAVING,  /* shutting down */
+    AFF_MEMBER_OFFLINE, /* no connection to Redis yet, or none any more before a first join */
+    AFF_MEMBER_JOINING, /* the key is being set */
+    AFF_MEMBER_PROBING, /* another boot has the key: is anybody listening on its channel? */
+    AFF_MEMBER_JOINED,  /* a member */
+    AFF_MEMBER_LEAVING, /* shutting down */
     AFF_MEMBER_STATES
 } aff__member_state;
 
@@ -59,7 +59,7 @@ typedef struct {
     bool asking;                    /* a request is in flight */
     bool redis_up, listening, subscribed, announced;
     bool stalled, draining;
-    uint64_t stop_at;               /* LEAVING: when to give up waiting */
+    uint64_t stop_at; /* LEAVING: when to give up waiting */
 } aff__member;
 
 /* ---- Documents (lease.c) ---------------------------------------------------------------- */
@@ -98,10 +98,10 @@ typedef struct {
     uint64_t request, deadline;
     aff_use use; /* AFF_USE_EVENT: an event, see below; else a claim */
     bool is_event, only_if_open;
-    bool only_confirm; /* a claim that adds no use */
-    aff__peer *peer;      /* an event: where it was sent, else NULL */
-    aff__list by_peer;    /* an event that was sent */
-    aff__item item;       /* an event, by request */
+    bool only_confirm;             /* a claim that adds no use */
+    aff__peer *peer;               /* an event: where it was sent, else NULL */
+    aff__list by_peer;             /* an event that was sent */
+    aff__item item;                /* an event, by request */
     aff__buf document, name, data; /* an event */
 } aff__waiter;
 
@@ -145,14 +145,14 @@ struct aff__peer {
     uint64_t heard_at;
     uint64_t missed_at; /* when a missing batch was last asked for */
     bool missing;       /* the next message says that something is missing */
-    bool ack_wanted; /* something was received that is not yet acknowledged */
+    bool ack_wanted;    /* something was received that is not yet acknowledged */
     uint64_t ack_at;
 
     bool checking; /* its membership has been asked for */
     uint64_t check_at;
     char boot[AFF_BOOT_LEN + 1]; /* as its membership names it; "" if that was not asked for */
-    uint64_t unheard_at; /* since when nobody listens on its channel; 0: somebody does */
-    bool broken; /* something could not be queued: the session ends at the next flush */
+    uint64_t unheard_at;         /* since when nobody listens on its channel; 0: somebody does */
+    bool broken;     /* something could not be queued: the session ends at the next flush */
     aff__list dirty; /* in engine->dirty while there is something to flush */
 
     aff__list visits, proxies, events;
@@ -189,13 +189,13 @@ typedef enum { AFF_SHIM_IDLE, AFF_SHIM_TOKEN, AFF_SHIM_AUTH, AFF_SHIM_SYNC } aff
 
 typedef struct {
     aff__shim_phase phase;
-    bool authenticated, readonly; /* what the client has been told */
-    bool fresh;                   /* `auth` answers our request for a token */
-    bool step2;                   /* SYNC: the client's SyncStep2 has been forwarded */
-    uint32_t unsynced;            /* the provider's counter */
-    uint32_t forwarded;           /* SYNC: updates that the present owner has not acknowledged */
-    uint32_t before_step2;        /* SYNC: those of them that were sent before the SyncStep2 */
-    uint32_t settled;             /* AFF_SETTLE: acknowledgements that are due to the client */
+    bool authenticated, readonly;    /* what the client has been told */
+    bool fresh;                      /* `auth` answers our request for a token */
+    bool step2;                      /* SYNC: the client's SyncStep2 has been forwarded */
+    uint32_t unsynced;               /* the provider's counter */
+    uint32_t forwarded;              /* SYNC: updates that the present owner has not acknowledged */
+    uint32_t before_step2;           /* SYNC: those of them that were sent before the SyncStep2 */
+    uint32_t settled;                /* AFF_SETTLE: acknowledgements that are due to the client */
     aff__buf auth, step1, awareness; /* the client's last frames of these kinds */
     uint64_t deadline;
     aff__list by_time; /* TOKEN: in engine->shims */
@@ -211,12 +211,12 @@ typedef enum {
 } aff__verdict;
 
 typedef enum {
-    AFF_ROUTE_WAITING, /* for the client's Auth frame */
-    AFF_ROUTE_LOOKUP,  /* for the owner's name */
-    AFF_ROUTE_OFFERED, /* sent to `visit->peer`, which has not said yet that it is the owner */
-    AFF_ROUTE_REMOTE,  /* served by `visit->peer` under `epoch` */
-    AFF_ROUTE_CLOSING, /* the client has ended it; the owner has not answered yet */
-    AFF_ROUTE_LOCAL,   /* served here */
+    AFF_ROUTE_WAITING,  /* for the client's Auth frame */
+    AFF_ROUTE_LOOKUP,   /* for the owner's name */
+    AFF_ROUTE_OFFERED,  /* sent to `visit->peer`, which has not said yet that it is the owner */
+    AFF_ROUTE_REMOTE,   /* served by `visit->peer` under `epoch` */
+    AFF_ROUTE_CLOSING,  /* the client has ended it; the owner has not answered yet */
+    AFF_ROUTE_LOCAL,    /* served here */
     AFF_ROUTE_RECALLED, /* was served here: the app is asked what it knows of it */
     AFF_ROUTE_STATES
 } aff__route_state;
@@ -252,7 +252,7 @@ struct aff__served {
     aff__proxy *proxy;
     aff__doc *doc;
     uint64_t epoch, since; /* `since`: the epoch under which it was accepted */
-    bool accepted; /* else: waits for the answer to our claim, its frames in `held` */
+    bool accepted;         /* else: waits for the answer to our claim, its frames in `held` */
     aff__buf held;
     aff__list by_proxy, by_doc;
 };
@@ -279,8 +279,8 @@ typedef struct {
     aff__item item; /* by id */
     uint64_t id;
     aff__ask_kind kind;
-    aff__doc *doc;                  /* a document is not freed while it is asked about */
-    char boot[AFF_BOOT_LEN + 1];    /* the boot or process it is about */
+    aff__doc *doc;               /* a document is not freed while it is asked about */
+    char boot[AFF_BOOT_LEN + 1]; /* the boot or process it is about */
 } aff__ask;
 
 struct aff_engine {
@@ -292,12 +292,13 @@ struct aff_engine {
     uint64_t random_state, next_id;
     uint32_t next_proxy, next_peer;
     aff__member member;
-    aff__map docs, peers, sockets, routes, proxies, proxies_by_origin, served, asks, events, running;
-    aff__list dirty;       /* aff__peer with something to flush */
-    aff__list claims;      /* aff__waiter that are claims, by deadline */
-    aff__list event_times; /* aff__waiter that are events, by deadline */
-    aff__list shims;       /* aff__shim that wait for a token, by deadline */
-    aff__peer *self;       /* routes that moved to this server itself; NULL until needed */
+    aff__map docs, peers, sockets, routes, proxies, proxies_by_origin, served, asks, events,
+        running;
+    aff__list dirty;        /* aff__peer with something to flush */
+    aff__list claims;       /* aff__waiter that are claims, by deadline */
+    aff__list event_times;  /* aff__waiter that are events, by deadline */
+    aff__list shims;        /* aff__shim that wait for a token, by deadline */
+    aff__peer *self;        /* routes that moved to this server itself; NULL until needed */
     uint32_t pending_count; /* routes without an owner, of all sockets */
     uint64_t scan_at;       /* the next look at idle sockets and old leases */
     aff__list actions;
@@ -346,9 +347,9 @@ void aff__doc_doubt(aff_engine *e, aff_slice name, const aff__peer *peer);
 void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer);
 void aff__doc_wait(aff_engine *e, aff__doc *doc, aff__waiter *waiter);
 void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);
-void aff__docs_resume(aff_engine *e);   /* a member again */
-void aff__docs_reclaim(aff_engine *e);  /* under a new boot */
-void aff__docs_release(aff_engine *e);  /* shutting down */
+void aff__docs_resume(aff_engine *e);  /* a member again */
+void aff__docs_reclaim(aff_engine *e); /* under a new boot */
+void aff__docs_release(aff_engine *e); /* shutting down */
 void aff__docs_refresh(aff_engine *e);
 void aff__claim_timeout(aff_engine *e);
 void aff__doc_confirm(aff_engine *e, uint64_t request, aff_slice name);
@@ -359,13 +360,13 @@ void aff__waiter_free(aff_engine *e, aff__waiter *waiter);
 aff__peer *aff__self(aff_engine *e); /* the peer that is this server itself */
 aff__peer *aff__peer_get(aff_engine *e, const char *process); /* makes it where there is none */
 aff__peer *aff__peer_find(const aff_engine *e, aff_slice process);
-bool aff__peer_alive(const aff_engine *e, const aff__peer *peer); /* heard of lately */
+bool aff__peer_alive(const aff_engine *e, const aff__peer *peer);     /* heard of lately */
 void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why); /* frees it */
 void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);
 void aff__peers_tick(aff_engine *e);
-void aff__peers_greet(aff_engine *e);    /* connected again: what did we miss, what did they? */
+void aff__peers_greet(aff_engine *e); /* connected again: what did we miss, what did they? */
 void aff__peers_farewell(aff_engine *e);
-void aff__peers_credit(aff_engine *e);   /* the app has consumed something */
+void aff__peers_credit(aff_engine *e); /* the app has consumed something */
 uint64_t aff__peers_deadline(const aff_engine *e);
 void aff__link_receive(aff_engine *e, aff_slice batch);
 void aff__link_flush(aff_engine *e);
@@ -378,10 +379,10 @@ void aff__socket_open(aff_engine *e, const aff_event *event);
 void aff__socket_frame(aff_engine *e, uint32_t id, aff_slice frame);
 void aff__socket_closed(aff_engine *e, uint32_t id);
 void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address);
-void aff__route_place(aff_engine *e, aff__route *route);  /* the document's owner is known */
-void aff__route_move(aff_engine *e, aff__route *route);   /* its owner is lost */
+void aff__route_place(aff_engine *e, aff__route *route); /* the document's owner is known */
+void aff__route_move(aff_engine *e, aff__route *route);  /* its owner is lost */
 void aff__route_fail(aff_engine *e, aff__route *route, const char *why);
-void aff__visits_end(aff_engine *e, aff__peer *peer);     /* the link is gone */
+void aff__visits_end(aff_engine *e, aff__peer *peer); /* the link is gone */
 void aff__sockets_scan(aff_engine *e);
 bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);
 
@@ -403,7 +404,7 @@ aff__verdict aff__shim_from_owner(aff__shim *shim, const aff__client_frame *fram
 bool aff__owner_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);
 void aff__proxy_send(aff_engine *e, const uint32_t *proxies, uint32_t count, aff_slice frame);
 void aff__proxy_closed(aff_engine *e, uint32_t id, uint16_t code, aff_slice reason);
-void aff__proxies_end(aff_engine *e, aff__peer *peer);    /* the link is gone */
+void aff__proxies_end(aff_engine *e, aff__peer *peer);      /* the link is gone */
 void aff__served_place(aff_engine *e, aff__served *served); /* our claim has been answered */
 void aff__served_lost(aff_engine *e, aff__doc *doc);
 void aff__served_renewed(aff_engine *e, aff__doc *doc); /* our own document has a new epoch */

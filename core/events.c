@@ -128,7 +128,8 @@ static bool on_result(aff_engine *e, aff__peer *peer, aff_slice rest) {
     return true;
 }
 
-/* ---- The owner's side ------------------------------------------------------------------------- */
+/* ---- The owner's side -------------------------------------------------------------------------
+ */
 
 static int send_result(aff_engine *e, aff__peer *peer, uint64_t id, int status, aff_slice data) {
     aff__buf *frame = aff__frame(e, AFF_FRAME_RESULT);

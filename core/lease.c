@@ -24,10 +24,8 @@ static const uint64_t RECORD_TTL_MS = 24ull * 3600 * 1000;
 
 static const bool allowed[AFF_DOC_STATES][AFF_DOC_STATES] = {
     [AFF_DOC_FREE] = {[AFF_DOC_CLAIMING] = 1},
-    [AFF_DOC_CLAIMING] = {[AFF_DOC_FREE] = 1,
-                          [AFF_DOC_OWNED] = 1,
-                          [AFF_DOC_CHECKING] = 1,
-                          [AFF_DOC_REMOTE] = 1},
+    [AFF_DOC_CLAIMING] =
+        {[AFF_DOC_FREE] = 1, [AFF_DOC_OWNED] = 1, [AFF_DOC_CHECKING] = 1, [AFF_DOC_REMOTE] = 1},
     [AFF_DOC_CHECKING] = {[AFF_DOC_FREE] = 1, [AFF_DOC_CLAIMING] = 1, [AFF_DOC_REMOTE] = 1},
     [AFF_DOC_OWNED] = {[AFF_DOC_RELEASING] = 1, [AFF_DOC_FREE] = 1},
     [AFF_DOC_REMOTE] = {[AFF_DOC_CLAIMING] = 1, [AFF_DOC_FREE] = 1},
@@ -118,9 +116,13 @@ static void claim(aff_engine *e, aff__doc *doc, aff_slice expected) {
     snprintf(epoch, sizeof(epoch), "%llu", (unsigned long long)carried);
     snprintf(ttl, sizeof(ttl), "%llu", (unsigned long long)RECORD_TTL_MS);
     doc->peeked = wants_to_look_only(doc);
-    aff_slice argv[] = {lease_key(e, doc), aff__str(e->member.boot),
-                        aff__str(e->config.server_id), aff__str(epoch), expected,
-                        aff__str(ttl), aff__str(doc->peeked ? "1" : "0")};
+    aff_slice argv[] = {lease_key(e, doc),
+                        aff__str(e->member.boot),
+                        aff__str(e->config.server_id),
+                        aff__str(epoch),
+                        expected,
+                        aff__str(ttl),
+                        aff__str(doc->peeked ? "1" : "0")};
     to(e, doc, AFF_DOC_CLAIMING);
     aff__ask_redis(e, AFF_ASK_CLAIM, doc, e->member.boot, AFF_SCRIPT_CLAIM, 7, argv);
 }
@@ -137,7 +139,8 @@ static void forget(aff_engine *e, aff__doc *doc) {
     aff__release(&e->heap, doc);
 }
 
-/* A server that is leaving takes nothing any more, but keeps what it has until it has handed it on. */
+/* A server that is leaving takes nothing any more, but keeps what it has until it has handed it on.
+ */
 static bool may_claim(const aff_engine *e, const aff__doc *doc) {
     return aff__is_member(e) && (!e->member.draining || doc->kept);
 }
@@ -158,8 +161,7 @@ bool aff__doc_settle(aff_engine *e, aff__doc *doc) {
         forget(e, doc);
         return false;
     }
-    bool must_ask = doc->state == AFF_DOC_REMOTE ? !aff__list_empty(&doc->waiters)
-                                                 : is_wanted(doc);
+    bool must_ask = doc->state == AFF_DOC_REMOTE ? !aff__list_empty(&doc->waiters) : is_wanted(doc);
     if (must_ask && may_claim(e, doc)) claim(e, doc, aff__none());
     return true;
 }
@@ -262,8 +264,8 @@ static void move_local_routes(aff_engine *e, aff__doc *doc) {
         again = false;
         AFF_EACH(i, &doc->routes) {
             aff__route *route = AFF_OF(i, aff__route, by_doc);
-            bool here = route->state == AFF_ROUTE_LOCAL ||
-                        (route->visit && route->visit->peer == e->self);
+            bool here =
+                route->state == AFF_ROUTE_LOCAL || (route->visit && route->visit->peer == e->self);
             if (!here) continue;
             aff__route_move(e, route);
             again = true;
@@ -468,8 +470,8 @@ void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply)
         if (reply->status == 0) on_refresh_answer(e, doc, reply);
         return;
     }
-    bool outdated = ask->kind == AFF_ASK_CLAIM &&
-                    memcmp(ask->boot, e->member.boot, AFF_BOOT_LEN) != 0;
+    bool outdated =
+        ask->kind == AFF_ASK_CLAIM && memcmp(ask->boot, e->member.boot, AFF_BOOT_LEN) != 0;
     if (ask->kind == AFF_ASK_RELEASE) {
         to(e, doc, AFF_DOC_FREE); /* a record that Redis kept falls to our own next claim */
         if (doc->left) left(e, doc, reply->status);

@@ -3,15 +3,16 @@
  *
  * Everything for one peer in one loop turn goes out as batches, each one PUBLISH on the channel of
  * the peer's process. A batch says who sends it to whom, in which session of the pair, and its
- * number; what was received, and how far the other side may go on (credit, in bytes of the session).
+ * number; what was received, and how far the other side may go on (credit, in bytes of the
+ * session).
  *
  * Redis keeps nothing for a listener that is away. So batches are kept until they are acknowledged,
  * and sent again when the other side misses one: it sees a number that is too high, in the next
  * batch or in the beat that follows within a second. What comes twice is dropped. Frames therefore
  * arrive in order, each once, for as long as both processes live (I4).
  *
- * A session ends, and the next one starts empty on both sides, only when a bound was hit or one side
- * has forgotten the other; routes then fail over as if the peer had died.
+ * A session ends, and the next one starts empty on both sides, only when a bound was hit or one
+ * side has forgotten the other; routes then fail over as if the peer had died.
  */
 #include "engine.h"
 
@@ -374,8 +375,7 @@ static bool get_header(aff_slice *rest, batch_header *out) {
     return aff__get_u8(rest, &version) && version == VERSION && aff__get_u8(rest, &out->flags) &&
            get_process(rest, out->from) && get_process(rest, out->to) &&
            aff__get_uint(rest, &out->session) && aff__get_uint(rest, &out->seq) &&
-           aff__get_uint(rest, &out->ack) && aff__get_uint(rest, &out->limit) &&
-           out->session > 0;
+           aff__get_uint(rest, &out->ack) && aff__get_uint(rest, &out->limit) && out->session > 0;
 }
 
 static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame);
@@ -469,8 +469,8 @@ static bool same_session(aff_engine *e, aff__peer *peer, const batch_header *h) 
         return false;
     }
     if (h->session > peer->session) new_session(e, peer, h->session);
-    bool forgotten = h->ack > peer->out_seq ||
-                     ((h->flags & FLAG_MISSING) && h->ack < peer->acked_seq);
+    bool forgotten =
+        h->ack > peer->out_seq || ((h->flags & FLAG_MISSING) && h->ack < peer->acked_seq);
     if (!forgotten) return true;
     new_session(e, peer, peer->session + 1);
     return false;
@@ -584,9 +584,9 @@ static void check(aff_engine *e, aff__peer *peer) {
 
 /*
  * Nobody listens on the channel of a peer, and still nobody after a grace: it has died, well before
- * its membership ends. That ends its membership here and now; if it lives after all, its next renewal
- * tells it. The evidence counts only if our own connection has stood for long enough to have seen it
- * come back.
+ * its membership ends. That ends its membership here and now; if it lives after all, its next
+ * renewal tells it. The evidence counts only if our own connection has stood for long enough to
+ * have seen it come back.
  */
 static void on_receivers(aff_engine *e, aff__peer *peer, int64_t receivers) {
     if (receivers > 0) {

@@ -30,9 +30,8 @@ static const bool allowed[AFF_MEMBER_STATES][AFF_MEMBER_STATES] = {
                             [AFF_MEMBER_PROBING] = 1,
                             [AFF_MEMBER_JOINED] = 1,
                             [AFF_MEMBER_LEAVING] = 1},
-    [AFF_MEMBER_PROBING] = {[AFF_MEMBER_OFFLINE] = 1,
-                            [AFF_MEMBER_JOINING] = 1,
-                            [AFF_MEMBER_LEAVING] = 1},
+    [AFF_MEMBER_PROBING] =
+        {[AFF_MEMBER_OFFLINE] = 1, [AFF_MEMBER_JOINING] = 1, [AFF_MEMBER_LEAVING] = 1},
     [AFF_MEMBER_JOINED] = {[AFF_MEMBER_OFFLINE] = 1, [AFF_MEMBER_LEAVING] = 1},
 };
 
@@ -244,7 +243,8 @@ void aff__member_tick(aff_engine *e) {
     aff__member *m = &e->member;
     switch (m->state) {
         case AFF_MEMBER_JOINED:
-            if (!m->redis_up || m->stalled) return; /* has_lapsed() speaks for itself; up() goes on */
+            if (!m->redis_up || m->stalled)
+                return; /* has_lapsed() speaks for itself; up() goes on */
             if (has_lapsed(e)) {
                 lapse(e, "the renewal came too late");
             } else if (e->now >= m->renew_at && !m->asking) {
@@ -270,8 +270,7 @@ uint64_t aff__member_deadline(const aff_engine *e) {
         case AFF_MEMBER_JOINED:
             if (!m->redis_up || m->stalled) return UINT64_MAX;
             return m->asking || m->valid_until < m->renew_at ? m->valid_until : m->renew_at;
-        case AFF_MEMBER_PROBING:
-            return m->redis_up && !m->asking ? m->probe_at : UINT64_MAX;
+        case AFF_MEMBER_PROBING: return m->redis_up && !m->asking ? m->probe_at : UINT64_MAX;
         case AFF_MEMBER_LEAVING: return m->stop_at;
         default: return UINT64_MAX;
     }
@@ -285,8 +284,9 @@ void aff__member_stalled(aff_engine *e, bool stalled) {
     aff__member *m = &e->member;
     if (m->stalled == stalled) return;
     m->stalled = stalled;
-    aff__log(e, 1, stalled ? "the application hangs: membership is not renewed any more"
-                           : "the application answers again");
+    aff__log(e, 1,
+             stalled ? "the application hangs: membership is not renewed any more"
+                     : "the application answers again");
     if (stalled || m->state != AFF_MEMBER_JOINED) return;
     m->renew_at = e->now;
     aff__member_tick(e);

@@ -15,9 +15,9 @@
  *      +--frames that came after the client's CLOSE
  *
  * A frame is held until an owner has accepted the route, so that a refusal loses nothing. Before
- * the Auth frame nothing is asked of Redis: anonymous clients claim no leases. A route that has lost
- * its owner looks for the next one while its shim stands in for the client (shim.c); one that moves
- * to this server itself goes through the same frames, by the peer that is this server.
+ * the Auth frame nothing is asked of Redis: anonymous clients claim no leases. A route that has
+ * lost its owner looks for the next one while its shim stands in for the client (shim.c); one that
+ * moves to this server itself goes through the same frames, by the peer that is this server.
  */
 #include "engine.h"
 
@@ -166,7 +166,7 @@ static bool hold(aff_engine *e, aff__route *route, aff_slice frame) {
 static void tell_place(aff_engine *e, aff__route *route, aff_route_place place) {
     aff_action *act = aff__act(e, AFF_ACT_ROUTE, aff__none(), route_address(route), aff__none());
     act->socket = route->socket->id;
-    act->status = place;
+    act->status = (int)place;
     act->count = route->taken;
     if (place != AFF_ROUTE_RECALL) route->taken = 0;
 }
@@ -202,8 +202,7 @@ static void close_socket(aff_engine *e, aff__socket *socket, uint16_t code, cons
     if (socket->closed) return;
     socket->closed = true;
     end_routes(e, socket);
-    aff_action *act =
-        aff__act(e, AFF_ACT_SOCKET_CLOSE, aff__none(), aff__none(), aff__str(reason));
+    aff_action *act = aff__act(e, AFF_ACT_SOCKET_CLOSE, aff__none(), aff__none(), aff__str(reason));
     act->socket = socket->id;
     act->code = code;
 }
@@ -249,8 +248,8 @@ static bool send_frame(aff_engine *e, aff__route *route, aff__frame_type type, a
     }
     e->stats.overflows++;
     uint16_t code = data.len >= (64u << 20) ? AFF_CLOSE_TOO_BIG : AFF_CLOSE_RESET;
-    close_socket(e, route->socket, code, code == AFF_CLOSE_RESET ? "Reset Connection"
-                                                                 : "Message Too Big");
+    close_socket(e, route->socket, code,
+                 code == AFF_CLOSE_RESET ? "Reset Connection" : "Message Too Big");
     return false;
 }
 
@@ -312,7 +311,8 @@ static void look_up(aff_engine *e, aff__route *route) {
 
 /* ---- Fail-over ------------------------------------------------------------------------------- */
 
-static void send_to_client(aff_engine *e, const aff__route *route, const uint8_t *body, size_t len) {
+static void send_to_client(aff_engine *e, const aff__route *route, const uint8_t *body,
+                           size_t len) {
     aff__buf frame;
     aff__buf_init(&frame, &e->heap);
     aff__put_bytes(&frame, route_address(route));
@@ -345,7 +345,8 @@ static bool hold_replay(aff_engine *e, aff__route *route) {
     return fits; /* false: the socket is closed, and the route is gone */
 }
 
-/* The route has lost its owner: another one is looked for, and the client is asked for its token. */
+/* The route has lost its owner: another one is looked for, and the client is asked for its token.
+ */
 static void fail_over(aff_engine *e, aff__route *route) {
     static const uint8_t token_request[] = {AFF_HP_AUTH, AFF_HP_TOKEN};
     e->stats.failovers++;
@@ -435,8 +436,7 @@ static void on_waiting(aff_engine *e, aff__route *route, const aff__client_frame
     look_up(e, route);
 }
 
-static void on_looking_up(aff_engine *e, aff__route *route, aff__verdict verdict,
-                          aff_slice data) {
+static void on_looking_up(aff_engine *e, aff__route *route, aff__verdict verdict, aff_slice data) {
     if (verdict == AFF_RESTART) {
         if (hold_replay(e, route)) look_up(e, route);
     } else if (verdict == AFF_PASS) {

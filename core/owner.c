@@ -49,10 +49,10 @@ static aff_slice served_address(const aff__served *served) {
     return aff__slice(served->item.key.data + 4, served->item.key.len - 4);
 }
 
-/* ---- One address of a proxy socket ------------------------------------------------------------ */
+/* ---- One address of a proxy socket ------------------------------------------------------------
+ */
 
-static aff__served *new_served(aff_engine *e, aff__proxy *proxy, aff__doc *doc,
-                               aff_slice address) {
+static aff__served *new_served(aff_engine *e, aff__proxy *proxy, aff__doc *doc, aff_slice address) {
     aff_slice key = served_key(e, proxy->id, address);
     aff__served *served = aff__alloc(&e->heap, sizeof(*served) + key.len);
     memcpy(served + 1, key.data, key.len);
@@ -116,7 +116,8 @@ void aff__served_place(aff_engine *e, aff__served *served) {
     free_served(e, served);
 }
 
-/* ---- Proxy sockets ----------------------------------------------------------------------------- */
+/* ---- Proxy sockets -----------------------------------------------------------------------------
+ */
 
 static void end_proxy(aff_engine *e, aff__proxy *proxy) {
     while (!aff__list_empty(&proxy->routes)) {
@@ -129,8 +130,7 @@ static void end_proxy(aff_engine *e, aff__proxy *proxy) {
 }
 
 static void close_proxy(aff_engine *e, aff__proxy *proxy, uint16_t code, const char *reason) {
-    aff_action *act =
-        aff__act(e, AFF_ACT_PROXY_CLOSE, aff__none(), aff__none(), aff__str(reason));
+    aff_action *act = aff__act(e, AFF_ACT_PROXY_CLOSE, aff__none(), aff__none(), aff__str(reason));
     act->socket = proxy->id;
     act->code = code;
     end_proxy(e, proxy);
@@ -175,7 +175,8 @@ void aff__served_renewed(aff_engine *e, aff__doc *doc) {
     }
 }
 
-/* ---- Frames from the origin --------------------------------------------------------------------- */
+/* ---- Frames from the origin ---------------------------------------------------------------------
+ */
 
 static bool on_open(aff_engine *e, aff__peer *peer, uint32_t socket, aff_slice rest) {
     aff_slice request;
@@ -266,7 +267,8 @@ bool aff__owner_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_
     }
 }
 
-/* ---- Frames from Hocuspocus ----------------------------------------------------------------------- */
+/* ---- Frames from Hocuspocus
+ * ----------------------------------------------------------------------- */
 
 static void add_target(aff__list *peers, const aff__proxy *proxy, aff_slice suffix) {
     aff__peer *peer = proxy->peer;

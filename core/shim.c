@@ -13,13 +13,13 @@
  *
  * TOKEN: the client is asked for a token (as the server does for a token sync; providers since 3.3
  * answer with an Auth frame). AUTH: the new owner has got Auth, the client's last SyncStep1 (an old
- * state vector is a valid lower bound) and its last awareness. What the client sends of its document
- * before Authenticated is dropped: its SyncStep2 contains it. SYNC: the owner has asked for what it
- * lacks; the client's answer holds all its edits.
+ * state vector is a valid lower bound) and its last awareness. What the client sends of its
+ * document before Authenticated is dropped: its SyncStep2 contains it. SYNC: the owner has asked
+ * for what it lacks; the client's answer holds all its edits.
  *
- * The provider counts what is not acknowledged: SyncStep1 sets its counter to 1, an Update adds 1, a
- * SyncStatus of 1 subtracts 1. The shim counts along. The acknowledgement of the SyncStep2 settles
- * all that the former owners had not acknowledged.
+ * The provider counts what is not acknowledged: SyncStep1 sets its counter to 1, an Update adds 1,
+ * a SyncStatus of 1 subtracts 1. The shim counts along. The acknowledgement of the SyncStep2
+ * settles all that the former owners had not acknowledged.
  */
 #include "engine.h"
 
@@ -150,9 +150,8 @@ static aff__verdict on_status(aff__shim *shim, bool applied) {
     bool is_step2s = shim->phase == AFF_SHIM_SYNC && shim->step2 && shim->before_step2 == 0;
     if (is_step2s) {
         shim->phase = AFF_SHIM_IDLE;
-        shim->settled = applied && shim->unsynced > shim->forwarded
-                            ? shim->unsynced - shim->forwarded
-                            : 0;
+        shim->settled =
+            applied && shim->unsynced > shim->forwarded ? shim->unsynced - shim->forwarded : 0;
         shim->unsynced -= shim->settled;
         return AFF_SETTLE;
     }

@@ -60,9 +60,8 @@ static void deliver_action(aff_instance *in, const aff_action *a) {
 }
 
 static void tell(aff_instance *in, aff_action_type type, int status, const char *text) {
-    aff_record record = {.kind = (uint8_t)type,
-                         .status = status,
-                         .data = {(const uint8_t *)text, strlen(text)}};
+    aff_record record = {
+        .kind = (uint8_t)type, .status = status, .data = {(const uint8_t *)text, strlen(text)}};
     deliver(in, &record, 0);
 }
 
@@ -79,8 +78,8 @@ static void send_command(aff_instance *in, uint64_t request, int argc, const aff
         argv[i] = (const char *)args[i].data;
         lens[i] = args[i].len;
     }
-    int status = in->commands ? aff_redis_command(in->commands, request, argc, argv, lens)
-                              : AFF_ENOTCONN;
+    int status =
+        in->commands ? aff_redis_command(in->commands, request, argc, argv, lens) : AFF_ENOTCONN;
     if (status == 0) return;
     step(in, &(aff_event){.type = AFF_EV_REPLY, .request = request, .status = AFF_ENOTCONN});
 }
@@ -243,11 +242,8 @@ static void on_retry(void *arg, const char *reason, uint32_t delay_ms) {
     tell(in, AFF_ACT_LOG, 1, line);
 }
 
-static const aff_redis_callbacks command_callbacks = {.up = on_up,
-                                                      .down = on_down,
-                                                      .refused = on_refused,
-                                                      .retry = on_retry,
-                                                      .reply = on_reply};
+static const aff_redis_callbacks command_callbacks = {
+    .up = on_up, .down = on_down, .refused = on_refused, .retry = on_retry, .reply = on_reply};
 static const aff_redis_callbacks listener_callbacks = {.down = on_listener_down,
                                                        .refused = on_refused,
                                                        .message = on_message,
@@ -371,7 +367,8 @@ static void run(void *arg) {
     uv_run(&in->loop, UV_RUN_DEFAULT);
 }
 
-/* ---- Opening and closing ---------------------------------------------------------------------- */
+/* ---- Opening and closing ----------------------------------------------------------------------
+ */
 
 static int open_loop(aff_instance *in) {
     if (uv_loop_init(&in->loop) != 0) return AFF_ENOMEM;
