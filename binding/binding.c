@@ -84,7 +84,8 @@ static napi_value to_number(napi_env env, double number) {
     return value;
 }
 
-/* ---- Options ----------------------------------------------------------------------------------- */
+/* ---- Options -----------------------------------------------------------------------------------
+ */
 
 static char *get_string(napi_env env, napi_value object, const char *name) {
     napi_value value;
@@ -153,7 +154,8 @@ static aff_instance_config get_config(napi_env env, napi_value options, char **s
     };
 }
 
-/* ---- From the instance to JavaScript ------------------------------------------------------------- */
+/* ---- From the instance to JavaScript
+ * ------------------------------------------------------------- */
 
 static void free_block(napi_env env, void *data, void *hint) {
     (void)env, (void)hint;
@@ -194,7 +196,8 @@ static void wake(void *arg) {
     napi_call_threadsafe_function(h->wake, NULL, napi_tsfn_nonblocking);
 }
 
-/* ---- Opening and closing --------------------------------------------------------------------------- */
+/* ---- Opening and closing
+ * --------------------------------------------------------------------------- */
 
 static void close_handle(void *data) {
     handle *h = data;
@@ -256,7 +259,8 @@ static napi_value close_instance(napi_env env, napi_callback_info info) {
     return NULL;
 }
 
-/* ---- From JavaScript to the instance ----------------------------------------------------------------- */
+/* ---- From JavaScript to the instance
+ * ----------------------------------------------------------------- */
 
 static napi_value post_record(napi_env env, handle *h, const aff_record *record) {
     int status = h->instance ? aff_instance_post(h->instance, record) : AFF_ECLOSED;
@@ -309,7 +313,8 @@ static napi_value js_send(napi_env env, napi_callback_info info) {
     return post_record(env, h, &record);
 }
 
-/* ---- Looking ------------------------------------------------------------------------------------------ */
+/* ---- Looking
+ * ------------------------------------------------------------------------------------------ */
 
 static napi_value js_valid_until(napi_env env, napi_callback_info info) {
     size_t argc = 1;
@@ -337,16 +342,26 @@ static napi_value js_stats(napi_env env, napi_callback_info info) {
         const char *name;
         uint64_t value;
     } fields[] = {
-        {"framesIn", s.frames_in},       {"framesOut", s.frames_out},
-        {"batchesIn", s.batches_in},     {"batchesOut", s.batches_out},
-        {"bytesIn", s.bytes_in},         {"bytesOut", s.bytes_out},
-        {"malformed", s.malformed},      {"stale", s.stale},
-        {"gaps", s.gaps},                {"takeovers", s.takeovers},
-        {"refused", s.refused},          {"overflows", s.overflows},
-        {"documents", s.documents},      {"documentsOwned", s.documents_owned},
-        {"sockets", s.sockets},          {"routes", s.routes},
-        {"proxies", s.proxies},          {"peers", s.peers},
-        {"backlog", s.backlog},          {"queued", s.queued},
+        {"framesIn", s.frames_in},
+        {"framesOut", s.frames_out},
+        {"batchesIn", s.batches_in},
+        {"batchesOut", s.batches_out},
+        {"bytesIn", s.bytes_in},
+        {"bytesOut", s.bytes_out},
+        {"malformed", s.malformed},
+        {"stale", s.stale},
+        {"gaps", s.gaps},
+        {"takeovers", s.takeovers},
+        {"refused", s.refused},
+        {"overflows", s.overflows},
+        {"documents", s.documents},
+        {"documentsOwned", s.documents_owned},
+        {"sockets", s.sockets},
+        {"routes", s.routes},
+        {"proxies", s.proxies},
+        {"peers", s.peers},
+        {"backlog", s.backlog},
+        {"queued", s.queued},
     };
     CHECK(env, napi_create_object(env, &object));
     for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++) {
@@ -357,7 +372,8 @@ static napi_value js_stats(napi_env env, napi_callback_info info) {
     return object;
 }
 
-/* ---- The module ----------------------------------------------------------------------------------------- */
+/* ---- The module
+ * ----------------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -411,8 +427,10 @@ static bool set_error(napi_env env, napi_value object, int error) {
     napi_value key, pair, name, text;
     return napi_create_int32(env, error, &key) == napi_ok &&
            napi_create_array_with_length(env, 2, &pair) == napi_ok &&
-           napi_create_string_utf8(env, aff_error_name(error), NAPI_AUTO_LENGTH, &name) == napi_ok &&
-           napi_create_string_utf8(env, aff_error_text(error), NAPI_AUTO_LENGTH, &text) == napi_ok &&
+           napi_create_string_utf8(env, aff_error_name(error), NAPI_AUTO_LENGTH, &name) ==
+               napi_ok &&
+           napi_create_string_utf8(env, aff_error_text(error), NAPI_AUTO_LENGTH, &text) ==
+               napi_ok &&
            napi_set_element(env, pair, 0, name) == napi_ok &&
            napi_set_element(env, pair, 1, text) == napi_ok &&
            napi_set_property(env, object, key, pair) == napi_ok;
@@ -447,13 +465,14 @@ NAPI_MODULE_INIT() {
         const char *name;
         napi_callback call;
     } functions[] = {
-        {"open", open_instance}, {"close", close_instance}, {"post", js_post}, {"frame", js_frame},
-        {"send", js_send}, {"validUntil", js_valid_until}, {"now", js_now}, {"stats", js_stats},
+        {"open", open_instance}, {"close", close_instance}, {"post", js_post},
+        {"frame", js_frame},     {"send", js_send},         {"validUntil", js_valid_until},
+        {"now", js_now},         {"stats", js_stats},
     };
     for (size_t i = 0; i < sizeof(functions) / sizeof(*functions); i++) {
         napi_value function;
-        CHECK(env, napi_create_function(env, functions[i].name, NAPI_AUTO_LENGTH,
-                                        functions[i].call, NULL, &function));
+        CHECK(env, napi_create_function(env, functions[i].name, NAPI_AUTO_LENGTH, functions[i].call,
+                                        NULL, &function));
         CHECK(env, napi_set_named_property(env, exports, functions[i].name, function));
     }
     return exports;

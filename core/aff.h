@@ -79,18 +79,18 @@ typedef struct {
     const char *server_id; /* 1..255 bytes, unique in the cluster; copied */
     const char *prefix;    /* of Redis keys and channels; copied */
     uint64_t seed;         /* of boot ids and hashes: 64 bits from the system's random source */
-    uint64_t lock_ttl_ms;         /* membership; 100..3,600,000 */
-    uint64_t proxy_socket_ttl_ms; /* 100..3,600,000 */
-    uint64_t event_ttl_ms;        /* 1..86,400,000 */
-    uint64_t alive_every_ms;      /* how often owners hear that a client lives; 0: 15,000 */
-    size_t window;                /* credit of one link; 0: 4 MiB */
-    size_t backlog_max;           /* undelivered bytes at which credit stops; 0: 8 MiB */
-    size_t link_queue_max;        /* unsent bytes of one link; 0: 512 MiB */
-    size_t route_queue_max;       /* bytes of a socket that wait for an owner; 0: 5 MiB */
-    uint32_t route_queue_count;   /* frames, likewise; 0: 1,000 */
-    uint32_t pending_routes_max;  /* routes of a socket without an owner; 0: 100 */
-    uint32_t socket_routes_max;   /* routes of a socket; 0: 10,000 */
-    uint32_t server_pending_max;  /* routes of all sockets without an owner; 0: 100,000 */
+    uint64_t lock_ttl_ms;  /* membership; 100..3,600,000 */
+    uint64_t proxy_socket_ttl_ms;   /* 100..3,600,000 */
+    uint64_t event_ttl_ms;          /* 1..86,400,000 */
+    uint64_t alive_every_ms;        /* how often owners hear that a client lives; 0: 15,000 */
+    size_t window;                  /* credit of one link; 0: 4 MiB */
+    size_t backlog_max;             /* undelivered bytes at which credit stops; 0: 8 MiB */
+    size_t link_queue_max;          /* unsent bytes of one link; 0: 512 MiB */
+    size_t route_queue_max;         /* bytes of a socket that wait for an owner; 0: 5 MiB */
+    uint32_t route_queue_count;     /* frames, likewise; 0: 1,000 */
+    uint32_t pending_routes_max;    /* routes of a socket without an owner; 0: 100 */
+    uint32_t socket_routes_max;     /* routes of a socket; 0: 10,000 */
+    uint32_t server_pending_max;    /* routes of all sockets without an owner; 0: 100,000 */
     const aff_allocator *allocator; /* NULL: malloc; must outlive the engine */
 } aff_config;
 
@@ -122,11 +122,11 @@ typedef struct {
 
 typedef enum {
     /* From Redis. */
-    AFF_EV_REDIS_UP,   /* commands can be sent */
-    AFF_EV_REDIS_DOWN, /* they can't; every request in flight got its AFF_EV_REPLY before */
-    AFF_EV_SUBSCRIBED, /* to `name`, after AFF_ACT_SUBSCRIBE and after each reconnection */
+    AFF_EV_REDIS_UP,     /* commands can be sent */
+    AFF_EV_REDIS_DOWN,   /* they can't; every request in flight got its AFF_EV_REPLY before */
+    AFF_EV_SUBSCRIBED,   /* to `name`, after AFF_ACT_SUBSCRIBE and after each reconnection */
     AFF_EV_UNSUBSCRIBED, /* the subscriber's connection broke: messages may be missing */
-    AFF_EV_REPLY,   /* `request`; `status` 0 and `values`, or AFF_ENOTCONN, or AFF_EREDIS (`data`) */
+    AFF_EV_REPLY, /* `request`; `status` 0 and `values`, or AFF_ENOTCONN, or AFF_EREDIS (`data`) */
     AFF_EV_MESSAGE, /* `data`: a batch from a peer */
     /* From the app: the origin's side. */
     AFF_EV_SOCKET_OPEN,  /* `socket`: a number that no open socket has; `data`: its request */
@@ -231,16 +231,16 @@ typedef struct aff_engine aff_engine;
 /* Counters since the start, and gauges (documents, sockets, proxies, peers, backlog). */
 typedef struct {
     uint64_t frames_in, frames_out, batches_in, batches_out, bytes_in, bytes_out;
-    uint64_t malformed;  /* batches or frames that could not be read, and were dropped */
-    uint64_t stale;      /* frames of an older epoch, boot or session, dropped */
-    uint64_t gaps;       /* links on which something was lost */
-    uint64_t takeovers;  /* documents taken from a dead server */
-    uint64_t refused;    /* routes and events refused because the document is not owned here */
-    uint64_t overflows;  /* sockets closed because a bound was hit */
+    uint64_t malformed; /* batches or frames that could not be read, and were dropped */
+    uint64_t stale;     /* frames of an older epoch, boot or session, dropped */
+    uint64_t gaps;      /* links on which something was lost */
+    uint64_t takeovers; /* documents taken from a dead server */
+    uint64_t refused;   /* routes and events refused because the document is not owned here */
+    uint64_t overflows; /* sockets closed because a bound was hit */
     uint64_t documents_owned, documents, sockets, routes, proxies, peers;
-    uint64_t backlog;    /* bytes delivered to the app and not yet consumed */
-    uint64_t queued;     /* bytes waiting in links for credit */
-    uint64_t epoch_max;  /* the highest epoch seen */
+    uint64_t backlog;   /* bytes delivered to the app and not yet consumed */
+    uint64_t queued;    /* bytes waiting in links for credit */
+    uint64_t epoch_max; /* the highest epoch seen */
 } aff_stats;
 
 /*

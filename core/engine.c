@@ -6,7 +6,7 @@
 
 const char *aff_error_name(int error) {
     switch (error) {
-#define X(name, value, text) \
+#define X(name, value, text)                                                                       \
     case value: return "AFF_" #name;
         AFF_ERRORS(X)
 #undef X
@@ -16,7 +16,7 @@ const char *aff_error_name(int error) {
 
 const char *aff_error_text(int error) {
     switch (error) {
-#define X(name, value, text) \
+#define X(name, value, text)                                                                       \
     case value: return text;
         AFF_ERRORS(X)
 #undef X
@@ -26,7 +26,7 @@ const char *aff_error_text(int error) {
 
 /* ---- Making and freeing ------------------------------------------------------------------ */
 
-#define OR_DEFAULT(field, value) \
+#define OR_DEFAULT(field, value)                                                                   \
     if (c->field == 0) c->field = (value)
 
 static void apply_defaults(aff_config *c) {
@@ -49,8 +49,7 @@ static bool is_valid(const aff_config *c) {
     if (!c || !c->server_id || !c->prefix) return false;
     return in_range(strlen(c->server_id), 1, AFF_SERVER_ID_MAX) &&
            in_range(c->lock_ttl_ms, 100, 3600000) &&
-           in_range(c->proxy_socket_ttl_ms, 100, 3600000) &&
-           in_range(c->event_ttl_ms, 1, 86400000);
+           in_range(c->proxy_socket_ttl_ms, 100, 3600000) && in_range(c->event_ttl_ms, 1, 86400000);
 }
 
 static const char *copy_string(aff__heap *heap, aff__buf *buf, const char *text) {
@@ -67,8 +66,9 @@ static void init(aff_engine *e, const aff_config *config) {
     e->config.prefix = copy_string(heap, &e->prefix, config->prefix);
     e->random_state = config->seed;
     uint64_t seed = aff__random(e);
-    aff__map *maps[] = {&e->docs,    &e->peers,  &e->sockets, &e->routes, &e->proxies,
-                        &e->proxies_by_origin, &e->served, &e->asks, &e->events, &e->running};
+    aff__map *maps[] = {
+        &e->docs,   &e->peers, &e->sockets, &e->routes, &e->proxies, &e->proxies_by_origin,
+        &e->served, &e->asks,  &e->events,  &e->running};
     for (size_t i = 0; i < sizeof(maps) / sizeof(*maps); i++) aff__map_init(maps[i], heap, seed);
     aff__list *lists[] = {&e->dirty, &e->claims, &e->event_times, &e->actions};
     for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++) aff__list_init(lists[i]);
@@ -113,8 +113,7 @@ uint64_t aff__random(aff_engine *e) {
 
 void aff__new_boot(aff_engine *e) {
     memcpy(e->member.former, e->member.boot, sizeof(e->member.boot));
-    snprintf(e->member.boot, sizeof(e->member.boot), "%016llx",
-             (unsigned long long)aff__random(e));
+    snprintf(e->member.boot, sizeof(e->member.boot), "%016llx", (unsigned long long)aff__random(e));
 }
 
 /* ---- Actions ----------------------------------------------------------------------------- */

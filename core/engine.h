@@ -25,11 +25,11 @@ typedef struct aff__served aff__served;
 /* ---- Membership (member.c) -------------------------------------------------------------- */
 
 typedef enum {
-    AFF_MEMBER_OFFLINE,  /* no connection to Redis yet, or none any more before a first join */
-    AFF_MEMBER_JOINING,  /* the key is being set */
-    AFF_MEMBER_PROBING,  /* another boot has the key: is anybody listening on its channel? */
-    AFF_MEMBER_JOINED,   /* a member */
-    AFF_MEMBER_LEAVING,  /* shutting down */
+    AFF_MEMBER_OFFLINE, /* no connection to Redis yet, or none any more before a first join */
+    AFF_MEMBER_JOINING, /* the key is being set */
+    AFF_MEMBER_PROBING, /* another boot has the key: is anybody listening on its channel? */
+    AFF_MEMBER_JOINED,  /* a member */
+    AFF_MEMBER_LEAVING, /* shutting down */
     AFF_MEMBER_STATES
 } aff__member_state;
 
@@ -43,7 +43,8 @@ typedef struct {
     uint64_t probe_at, probe_until; /* PROBING */
     bool asking;                    /* a request is in flight */
     bool redis_up, subscribed, announced;
-    uint64_t stop_at;               /* LEAVING: when to give up waiting */
+    bool failed;      /* the serverId is taken: off until it is shut down */
+    uint64_t stop_at; /* LEAVING: when to give up waiting */
 } aff__member;
 
 /* ---- Documents (lease.c) ---------------------------------------------------------------- */
@@ -65,8 +66,10 @@ struct aff__doc {
     aff__buf record;  /* OWNED, RELEASING: ours, as it is in Redis; CHECKING: the holder's */
     aff__peer *owner; /* REMOTE */
     uint32_t uses[AFF_USE_COUNT];
-    bool kept;        /* the app counts on the lease: owned before the boot changed */
-    bool peeked;      /* CLAIMING: only to look */
+    bool kept;       /* the app counts on the lease: owned before the boot changed */
+    bool peeked;     /* CLAIMING: only to look */
+    bool answering;  /* those who wait are being answered: settled when that is done */
+    bool refreshing; /* Redis has been asked to keep our record for longer */
     uint64_t refresh_at;
     aff__list waiters; /* aff__waiter: claims and events that want the lease or its owner */
     aff__list routes;  /* aff__route */
@@ -79,9 +82,9 @@ typedef struct {
     uint64_t request, deadline;
     aff_use use; /* AFF_USE_EVENT: an event, see below; else a claim */
     bool is_event, only_if_open;
-    aff__peer *peer;      /* an event: where it was sent, else NULL */
-    aff__list by_peer;    /* an event that was sent */
-    aff__item item;       /* an event, by request */
+    aff__peer *peer;               /* an event: where it was sent, else NULL */
+    aff__list by_peer;             /* an event that was sent */
+    aff__item item;                /* an event, by request */
     aff__buf document, name, data; /* an event */
 } aff__waiter;
 
@@ -124,7 +127,7 @@ struct aff__peer {
 
     bool checking; /* its membership has been asked for */
     uint64_t check_at;
-    bool broken; /* something could not be queued: the session ends at the next flush */
+    bool broken;     /* something could not be queued: the session ends at the next flush */
     aff__list dirty; /* in engine->dirty while there is something to flush */
 
     aff__list visits, proxies, events;
@@ -174,6 +177,7 @@ struct aff__route {
     aff__visit *visit; /* OFFERED, REMOTE, CLOSING */
     uint64_t epoch;    /* likewise */
     uint32_t taken;    /* frames that came from the app */
+    bool closing;      /* OFFERED: the client's CLOSE has been sent; what follows it waits */
     aff__buf held;     /* frames not yet accepted by an owner, each behind its length */
     uint32_t held_count;
     aff__list by_socket, by_doc;
@@ -222,8 +226,8 @@ typedef struct {
     aff__item item; /* by id */
     uint64_t id;
     aff__ask_kind kind;
-    aff__doc *doc;                  /* a document is not freed while it is asked about */
-    char boot[AFF_BOOT_LEN + 1];    /* the peer it is about */
+    aff__doc *doc;               /* a document is not freed while it is asked about */
+    char boot[AFF_BOOT_LEN + 1]; /* the peer it is about */
 } aff__ask;
 
 struct aff_engine {
@@ -235,10 +239,11 @@ struct aff_engine {
     uint64_t random_state, next_id;
     uint32_t next_proxy, next_peer;
     aff__member member;
-    aff__map docs, peers, sockets, routes, proxies, proxies_by_origin, served, asks, events, running;
-    aff__list dirty;       /* aff__peer with something to flush */
-    aff__list claims;      /* aff__waiter that are claims, by deadline */
-    aff__list event_times; /* aff__waiter that are events, by deadline */
+    aff__map docs, peers, sockets, routes, proxies, proxies_by_origin, served, asks, events,
+        running;
+    aff__list dirty;        /* aff__peer with something to flush */
+    aff__list claims;       /* aff__waiter that are claims, by deadline */
+    aff__list event_times;  /* aff__waiter that are events, by deadline */
     uint32_t pending_count; /* routes without an owner, of all sockets */
     uint64_t scan_at;       /* the next look at idle sockets and old leases */
     aff__list actions;
@@ -281,12 +286,14 @@ void aff__doc_unuse(aff_engine *e, aff__doc *doc, aff_use use);
 bool aff__doc_settle(aff_engine *e, aff__doc *doc);
 /* `peer` says that it does not own the document: whatever is remembered of that is forgotten. */
 void aff__doc_doubt(aff_engine *e, aff_slice name, const aff__peer *peer);
+/* We are named as the owner under an epoch that we do not own. */
+void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch);
 void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer);
 void aff__doc_wait(aff_engine *e, aff__doc *doc, aff__waiter *waiter);
 void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);
-void aff__docs_resume(aff_engine *e);   /* a member again */
-void aff__docs_reclaim(aff_engine *e);  /* under a new boot */
-void aff__docs_release(aff_engine *e);  /* shutting down */
+void aff__docs_resume(aff_engine *e);  /* a member again */
+void aff__docs_reclaim(aff_engine *e); /* under a new boot */
+void aff__docs_release(aff_engine *e); /* shutting down */
 void aff__docs_refresh(aff_engine *e);
 void aff__claim_timeout(aff_engine *e);
 void aff__waiter_free(aff_engine *e, aff__waiter *waiter);
@@ -294,13 +301,13 @@ void aff__waiter_free(aff_engine *e, aff__waiter *waiter);
 /* link.c */
 aff__peer *aff__peer_get(aff_engine *e, const char *boot); /* makes it where there is none */
 aff__peer *aff__peer_find(const aff_engine *e, aff_slice boot);
-bool aff__peer_alive(const aff_engine *e, const aff__peer *peer); /* heard of lately */
+bool aff__peer_alive(const aff_engine *e, const aff__peer *peer);     /* heard of lately */
 void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why); /* frees it */
 void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);
 void aff__peers_tick(aff_engine *e);
-void aff__peers_reset(aff_engine *e);    /* our boot has changed: every link ends */
+void aff__peers_reset(aff_engine *e); /* our boot has changed: every link ends */
 void aff__peers_farewell(aff_engine *e);
-void aff__peers_credit(aff_engine *e);   /* the app has consumed something */
+void aff__peers_credit(aff_engine *e); /* the app has consumed something */
 uint64_t aff__peers_deadline(const aff_engine *e);
 void aff__link_receive(aff_engine *e, aff_slice batch);
 void aff__link_flush(aff_engine *e);
@@ -313,9 +320,9 @@ void aff__socket_open(aff_engine *e, const aff_event *event);
 void aff__socket_frame(aff_engine *e, uint32_t id, aff_slice frame);
 void aff__socket_closed(aff_engine *e, uint32_t id);
 void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address);
-void aff__route_place(aff_engine *e, aff__route *route);  /* the document's owner is known */
+void aff__route_place(aff_engine *e, aff__route *route); /* the document's owner is known */
 void aff__route_fail(aff_engine *e, aff__route *route, const char *why);
-void aff__visits_end(aff_engine *e, aff__peer *peer);     /* the link is gone */
+void aff__visits_end(aff_engine *e, aff__peer *peer); /* the link is gone */
 void aff__sockets_scan(aff_engine *e);
 bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);
 
@@ -323,7 +330,7 @@ bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff
 bool aff__owner_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);
 void aff__proxy_send(aff_engine *e, const uint32_t *proxies, uint32_t count, aff_slice frame);
 void aff__proxy_closed(aff_engine *e, uint32_t id, uint16_t code, aff_slice reason);
-void aff__proxies_end(aff_engine *e, aff__peer *peer);    /* the link is gone */
+void aff__proxies_end(aff_engine *e, aff__peer *peer);      /* the link is gone */
 void aff__served_place(aff_engine *e, aff__served *served); /* our claim has been answered */
 void aff__served_lost(aff_engine *e, aff__doc *doc);
 

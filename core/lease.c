@@ -24,10 +24,8 @@ static const uint64_t RECORD_TTL_MS = 24ull * 3600 * 1000;
 
 static const bool allowed[AFF_DOC_STATES][AFF_DOC_STATES] = {
     [AFF_DOC_FREE] = {[AFF_DOC_CLAIMING] = 1},
-    [AFF_DOC_CLAIMING] = {[AFF_DOC_FREE] = 1,
-                          [AFF_DOC_OWNED] = 1,
-                          [AFF_DOC_CHECKING] = 1,
-                          [AFF_DOC_REMOTE] = 1},
+    [AFF_DOC_CLAIMING] =
+        {[AFF_DOC_FREE] = 1, [AFF_DOC_OWNED] = 1, [AFF_DOC_CHECKING] = 1, [AFF_DOC_REMOTE] = 1},
     [AFF_DOC_CHECKING] = {[AFF_DOC_FREE] = 1, [AFF_DOC_CLAIMING] = 1, [AFF_DOC_REMOTE] = 1},
     [AFF_DOC_OWNED] = {[AFF_DOC_RELEASING] = 1, [AFF_DOC_FREE] = 1},
     [AFF_DOC_REMOTE] = {[AFF_DOC_CLAIMING] = 1, [AFF_DOC_FREE] = 1},
@@ -72,7 +70,7 @@ static bool is_used(const aff__doc *doc) {
 
 static bool is_asked(const aff__doc *doc) {
     return doc->state == AFF_DOC_CLAIMING || doc->state == AFF_DOC_CHECKING ||
-           doc->state == AFF_DOC_RELEASING;
+           doc->state == AFF_DOC_RELEASING || doc->refreshing;
 }
 
 /* Is there anything that waits for the owner's name? */
@@ -119,9 +117,13 @@ static void claim(aff_engine *e, aff__doc *doc, aff_slice expected) {
     snprintf(epoch, sizeof(epoch), "%llu", (unsigned long long)e->stats.epoch_max);
     snprintf(ttl, sizeof(ttl), "%llu", (unsigned long long)RECORD_TTL_MS);
     doc->peeked = wants_to_look_only(doc);
-    aff_slice argv[] = {lease_key(e, doc), aff__str(e->member.boot),
-                        aff__str(e->config.server_id), aff__str(epoch), expected,
-                        aff__str(ttl), aff__str(doc->peeked ? "1" : "0")};
+    aff_slice argv[] = {lease_key(e, doc),
+                        aff__str(e->member.boot),
+                        aff__str(e->config.server_id),
+                        aff__str(epoch),
+                        expected,
+                        aff__str(ttl),
+                        aff__str(doc->peeked ? "1" : "0")};
     to(e, doc, AFF_DOC_CLAIMING);
     aff__ask_redis(e, AFF_ASK_CLAIM, doc, e->member.boot, AFF_SCRIPT_CLAIM, 7, argv);
 }
@@ -144,7 +146,7 @@ static bool is_idle(const aff__doc *doc) {
 }
 
 bool aff__doc_settle(aff_engine *e, aff__doc *doc) {
-    if (is_asked(doc)) return true; /* the answer goes on */
+    if (doc->answering || is_asked(doc)) return true; /* the answer goes on */
     if (doc->state == AFF_DOC_OWNED) {
         if (!is_used(doc) && aff__list_empty(&doc->waiters)) {
             release(e, doc);
@@ -156,15 +158,26 @@ bool aff__doc_settle(aff_engine *e, aff__doc *doc) {
         forget(e, doc);
         return false;
     }
-    bool must_ask = doc->state == AFF_DOC_REMOTE ? !aff__list_empty(&doc->waiters)
-                                                 : is_wanted(doc);
-    if (must_ask && aff__is_member(e)) claim(e, doc, aff__none());
+    bool must_ask = doc->state == AFF_DOC_REMOTE ? !aff__list_empty(&doc->waiters) : is_wanted(doc);
+    if (must_ask && aff__is_member(e) && e->member.redis_up) claim(e, doc, aff__none());
     return true;
 }
 
 void aff__doc_doubt(aff_engine *e, aff_slice name, const aff__peer *peer) {
     aff__doc *doc = aff__doc_find(e, name);
     if (doc && doc->state == AFF_DOC_REMOTE && doc->owner == peer) to(e, doc, AFF_DOC_FREE);
+}
+
+/* A record can outlive its release, or the claim that nobody waited for: Redis was away. While this
+ * boot lives nobody else could take the document, so exactly that record is deleted. */
+void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch) {
+    const aff__doc *doc = aff__doc_find(e, name);
+    if (doc && doc->state != AFF_DOC_FREE && doc->state != AFF_DOC_REMOTE) return;
+    char record[24 + AFF_BOOT_LEN + AFF_SERVER_ID_MAX];
+    int len = snprintf(record, sizeof(record), "%llu %s %s", (unsigned long long)epoch,
+                       e->member.boot, e->config.server_id);
+    aff_slice argv[] = {aff__key(e, "Lock", name), aff__slice(record, (size_t)len)};
+    aff__ask_redis(e, AFF_ASK_RELEASE, NULL, NULL, AFF_SCRIPT_RELEASE, 2, argv);
 }
 
 void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer) {
@@ -297,11 +310,14 @@ static void saw_epoch(aff_engine *e, uint64_t epoch) {
 static void won(aff_engine *e, aff__doc *doc, aff_slice record, const record_fields *fields) {
     to(e, doc, AFF_DOC_OWNED);
     doc->epoch = fields->epoch;
-    doc->kept = false;
     doc->record.len = 0;
     aff__put(&doc->record, record.data, record.len);
     doc->refresh_at = e->now + RECORD_TTL_MS / 2;
+    doc->answering = true;
+    if (doc->kept) aff__served_lost(e, doc); /* they know it under the former epoch */
+    doc->kept = false;
     answer_all(e, doc);
+    doc->answering = false;
     aff__doc_settle(e, doc);
 }
 
@@ -312,8 +328,10 @@ static void remote(aff_engine *e, aff__doc *doc, aff__peer *peer, const record_f
     if (peer->server_id.len == 0) {
         aff__put(&peer->server_id, fields->server.data, fields->server.len);
     }
+    doc->answering = true;
     lost(e, doc);
     answer_all(e, doc);
+    doc->answering = false;
     aff__doc_settle(e, doc);
 }
 
@@ -396,17 +414,19 @@ static void on_refresh_answer(aff_engine *e, aff__doc *doc, const aff_event *rep
     if (doc->state != AFF_DOC_OWNED || stands) return;
     doc->kept = true;
     to(e, doc, AFF_DOC_FREE);
-    aff__doc_settle(e, doc);
 }
 
 void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply) {
     aff__doc *doc = ask->doc;
+    if (!doc) return; /* aff__doc_disown() */
     if (ask->kind == AFF_ASK_REFRESH) {
+        doc->refreshing = false;
         if (reply->status == 0) on_refresh_answer(e, doc, reply);
+        aff__doc_settle(e, doc);
         return;
     }
-    bool outdated = ask->kind == AFF_ASK_CLAIM &&
-                    memcmp(ask->boot, e->member.boot, AFF_BOOT_LEN) != 0;
+    bool outdated =
+        ask->kind == AFF_ASK_CLAIM && memcmp(ask->boot, e->member.boot, AFF_BOOT_LEN) != 0;
     if (ask->kind == AFF_ASK_RELEASE) {
         to(e, doc, AFF_DOC_FREE); /* a record that Redis kept falls to our own next claim */
         aff__doc_settle(e, doc);
@@ -469,6 +489,7 @@ static void refresh(aff_engine *e, aff__doc *doc) {
     snprintf(ttl, sizeof(ttl), "%llu", (unsigned long long)RECORD_TTL_MS);
     aff_slice argv[] = {lease_key(e, doc), aff__buf_slice(&doc->record), aff__str(ttl)};
     doc->refresh_at = e->now + RECORD_TTL_MS / 2;
+    doc->refreshing = true;
     aff__ask_redis(e, AFF_ASK_REFRESH, doc, NULL, AFF_SCRIPT_REFRESH, 3, argv);
 }
 

@@ -61,7 +61,7 @@ aff__peer *aff__peer_get(aff_engine *e, const char *boot) {
     aff__list *lists[] = {&peer->dirty, &peer->visits, &peer->proxies, &peer->events,
                           &peer->by_target};
     for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++) aff__list_init(lists[i]);
-    restart(peer, 1);
+    restart(peer, e->now + 1); /* above those that the peer may remember and we have forgotten */
     peer->spoken_at = peer->heard_at = e->now;
     aff__map_put(&e->peers, &peer->item);
     return peer;
@@ -280,8 +280,7 @@ static bool get_header(aff_slice *rest, batch_header *out) {
     return aff__get_u8(rest, &version) && version == VERSION && aff__get_u8(rest, &out->flags) &&
            get_boot(rest, out->from) && get_boot(rest, out->to) &&
            aff__get_uint(rest, &out->session) && aff__get_uint(rest, &out->seq) &&
-           aff__get_uint(rest, &out->ack) && aff__get_uint(rest, &out->limit) &&
-           out->session > 0;
+           aff__get_uint(rest, &out->ack) && aff__get_uint(rest, &out->limit) && out->session > 0;
 }
 
 static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame);
@@ -300,21 +299,26 @@ static bool on_fragment(aff_engine *e, aff__peer *peer, aff_slice rest) {
     if (!last) return true;
     aff__buf whole = peer->fragment;
     aff__buf_init(&peer->fragment, &e->heap);
-    bool ok = whole.data[0] != AFF_FRAME_FRAGMENT && whole.data[0] != AFF_FRAME_BYE &&
-              dispatch(e, peer, aff__buf_slice(&whole));
+    bool ok = whole.len > 0 && whole.data[0] != AFF_FRAME_FRAGMENT &&
+              whole.data[0] != AFF_FRAME_BYE && dispatch(e, peer, aff__buf_slice(&whole));
     aff__buf_free(&whole);
     return ok;
 }
 
+static bool is_server_id(aff_slice id) {
+    return id.len > 0 && id.len <= AFF_SERVER_ID_MAX;
+}
+
 static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame) {
     uint8_t type;
+    aff_slice id;
     if (!aff__get_u8(&frame, &type)) return false;
     e->stats.frames_in++;
     switch ((aff__frame_type)type) {
         case AFF_FRAME_HELLO:
-            if (!aff__get_bytes(&frame, &frame) || frame.len > AFF_SERVER_ID_MAX) return false;
+            if (!aff__get_bytes(&frame, &id) || !is_server_id(id)) return false;
             peer->server_id.len = 0;
-            aff__put(&peer->server_id, frame.data, frame.len);
+            aff__put(&peer->server_id, id.data, id.len);
             return true;
         case AFF_FRAME_OPEN:
         case AFF_FRAME_OFFER:
@@ -397,6 +401,7 @@ void aff__link_receive(aff_engine *e, aff_slice batch) {
         return;
     }
     aff__peer *peer = aff__peer_get(e, h.from);
+    if (is_new) restart(peer, h.session);
     peer->heard_at = e->now;
     if (!same_session(e, peer, &h)) return;
     uint64_t expected = peer->in_seq + (h.flags & FLAG_FRAMES);

@@ -29,7 +29,8 @@ aff__item *aff__map_get(const aff__map *map, aff_slice key);
 void aff__map_put(aff__map *map, aff__item *item); /* its key must not be in the map */
 void aff__map_remove(aff__map *map, aff__item *item);
 
-/* Walks a map: `for (i = NULL; (i = aff__map_next(map, i));)`; the map must not change meanwhile. */
+/* Walks a map: `for (i = NULL; (i = aff__map_next(map, i));)`; the map must not change meanwhile.
+ */
 aff__item *aff__map_next(const aff__map *map, const aff__item *after);
 
 uint64_t aff__hash(uint64_t seed, aff_slice bytes);

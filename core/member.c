@@ -30,9 +30,8 @@ static const bool allowed[AFF_MEMBER_STATES][AFF_MEMBER_STATES] = {
                             [AFF_MEMBER_PROBING] = 1,
                             [AFF_MEMBER_JOINED] = 1,
                             [AFF_MEMBER_LEAVING] = 1},
-    [AFF_MEMBER_PROBING] = {[AFF_MEMBER_OFFLINE] = 1,
-                            [AFF_MEMBER_JOINING] = 1,
-                            [AFF_MEMBER_LEAVING] = 1},
+    [AFF_MEMBER_PROBING] =
+        {[AFF_MEMBER_OFFLINE] = 1, [AFF_MEMBER_JOINING] = 1, [AFF_MEMBER_LEAVING] = 1},
     [AFF_MEMBER_JOINED] = {[AFF_MEMBER_OFFLINE] = 1, [AFF_MEMBER_LEAVING] = 1},
 };
 
@@ -105,6 +104,7 @@ static bool has_lapsed(const aff_engine *e) {
 void aff__member_up(aff_engine *e) {
     aff__member *m = &e->member;
     m->redis_up = true;
+    if (m->failed) return;
     if (!m->subscribed && m->state == AFF_MEMBER_OFFLINE) subscribe(e);
     if (m->state == AFF_MEMBER_OFFLINE) {
         join(e);
@@ -153,6 +153,7 @@ static void fail(aff_engine *e) {
     int len = snprintf(text, sizeof(text), "serverId \"%s\" is in use by another living server",
                        e->config.server_id);
     to(e, AFF_MEMBER_OFFLINE);
+    e->member.failed = true;
     aff__act(e, AFF_ACT_FAILED, aff__none(), aff__none(), aff__slice(text, (size_t)len))->status =
         AFF_ETAKEN;
 }
@@ -264,8 +265,7 @@ uint64_t aff__member_deadline(const aff_engine *e) {
         case AFF_MEMBER_JOINED:
             if (!m->redis_up) return UINT64_MAX;
             return m->asking || m->valid_until < m->renew_at ? m->valid_until : m->renew_at;
-        case AFF_MEMBER_PROBING:
-            return m->redis_up && !m->asking ? m->probe_at : UINT64_MAX;
+        case AFF_MEMBER_PROBING: return m->redis_up && !m->asking ? m->probe_at : UINT64_MAX;
         case AFF_MEMBER_LEAVING: return m->stop_at;
         default: return UINT64_MAX;
     }

@@ -153,7 +153,7 @@ static bool hold(aff_engine *e, aff__route *route, aff_slice frame) {
 static void tell_place(aff_engine *e, const aff__route *route, aff_route_place place) {
     aff_action *act = aff__act(e, AFF_ACT_ROUTE, aff__none(), route_address(route), aff__none());
     act->socket = route->socket->id;
-    act->status = place;
+    act->status = (int)place;
     act->count = route->taken;
 }
 
@@ -187,8 +187,7 @@ static void close_socket(aff_engine *e, aff__socket *socket, uint16_t code, cons
     if (socket->closed) return;
     socket->closed = true;
     end_routes(e, socket);
-    aff_action *act =
-        aff__act(e, AFF_ACT_SOCKET_CLOSE, aff__none(), aff__none(), aff__str(reason));
+    aff_action *act = aff__act(e, AFF_ACT_SOCKET_CLOSE, aff__none(), aff__none(), aff__str(reason));
     act->socket = socket->id;
     act->code = code;
 }
@@ -234,9 +233,14 @@ static bool send_frame(aff_engine *e, aff__route *route, aff__frame_type type, a
     }
     e->stats.overflows++;
     uint16_t code = data.len >= (64u << 20) ? AFF_CLOSE_TOO_BIG : AFF_CLOSE_RESET;
-    close_socket(e, route->socket, code, code == AFF_CLOSE_RESET ? "Reset Connection"
-                                                                 : "Message Too Big");
+    close_socket(e, route->socket, code,
+                 code == AFF_CLOSE_RESET ? "Reset Connection" : "Message Too Big");
     return false;
+}
+
+static bool is_close(aff_slice data) {
+    aff__client_frame frame;
+    return aff__parse_client_frame(data, &frame) && frame.type == AFF_HP_CLOSE;
 }
 
 static void offer(aff_engine *e, aff__route *route, aff__peer *peer) {
@@ -252,9 +256,11 @@ static void offer(aff_engine *e, aff__route *route, aff__peer *peer) {
     to(e, route, AFF_ROUTE_OFFERED);
     aff_slice rest = aff__buf_slice(&route->held), frame;
     aff__frame_type type = AFF_FRAME_OFFER;
-    while (aff__get_bytes(&rest, &frame)) {
+    route->closing = false;
+    while (!route->closing && aff__get_bytes(&rest, &frame)) {
         if (!send_frame(e, route, type, frame)) return;
         type = AFF_FRAME_DATA;
+        route->closing = is_close(frame);
     }
 }
 
@@ -307,7 +313,9 @@ static void on_client_frame(aff_engine *e, aff__route *route, const aff__client_
         case AFF_ROUTE_WAITING: on_waiting(e, route, frame, data); return;
         case AFF_ROUTE_LOOKUP: hold(e, route, data); return;
         case AFF_ROUTE_OFFERED:
-            if (hold(e, route, data)) send_frame(e, route, AFF_FRAME_DATA, data);
+            if (!hold(e, route, data) || route->closing) return;
+            if (!send_frame(e, route, AFF_FRAME_DATA, data)) return;
+            route->closing = frame->type == AFF_HP_CLOSE;
             return;
         case AFF_ROUTE_REMOTE:
             if (!send_frame(e, route, AFF_FRAME_DATA, data)) return;
@@ -370,6 +378,21 @@ static aff__route *route_at(aff_engine *e, uint32_t socket, aff_slice address, u
     return NULL;
 }
 
+/* What was held up to the client's CLOSE has arrived; what follows is for the next route. */
+static void release_closed(aff_engine *e, aff__route *route) {
+    aff__buf held = route->held;
+    aff__buf_init(&route->held, &e->heap);
+    route->socket->held_bytes -= held.len;
+    route->socket->held_count -= route->held_count;
+    route->held_count = 0;
+    aff_slice rest = aff__buf_slice(&held), frame;
+    for (bool closed = false; aff__get_bytes(&rest, &frame);) {
+        closed = closed || is_close(frame);
+        if (closed && (route->held_count > 0 || !is_close(frame))) hold(e, route, frame);
+    }
+    aff__buf_free(&held);
+}
+
 static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
     uint32_t socket;
     uint64_t epoch;
@@ -377,7 +400,12 @@ static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
     aff__route *route = route_at(e, socket, rest, epoch, peer);
     if (!route || route->state != AFF_ROUTE_OFFERED) return true;
     to(e, route, AFF_ROUTE_REMOTE);
-    release_held(e, route);
+    if (route->closing) {
+        to(e, route, AFF_ROUTE_CLOSING);
+        release_closed(e, route);
+    } else {
+        release_held(e, route);
+    }
     return true;
 }
 
@@ -539,8 +567,15 @@ static void look_up_all(aff_engine *e, aff__socket *socket) {
 }
 
 void aff__visits_end(aff_engine *e, aff__peer *peer) {
+    aff__list ending; /* a route that is offered to the same peer again makes a new visit there */
+    aff__list_init(&ending);
     while (!aff__list_empty(&peer->visits)) {
-        aff__visit *visit = AFF_OF(peer->visits.next, aff__visit, by_peer);
+        aff__list *item = peer->visits.next;
+        aff__list_remove(item);
+        aff__list_append(&ending, item);
+    }
+    while (!aff__list_empty(&ending)) {
+        aff__visit *visit = AFF_OF(ending.next, aff__visit, by_peer);
         aff__socket *socket = visit->socket;
         bool broken = false;
         AFF_EACH(i, &socket->routes) {

@@ -49,10 +49,10 @@ static aff_slice served_address(const aff__served *served) {
     return aff__slice(served->item.key.data + 4, served->item.key.len - 4);
 }
 
-/* ---- One address of a proxy socket ------------------------------------------------------------ */
+/* ---- One address of a proxy socket ------------------------------------------------------------
+ */
 
-static aff__served *new_served(aff_engine *e, aff__proxy *proxy, aff__doc *doc,
-                               aff_slice address) {
+static aff__served *new_served(aff_engine *e, aff__proxy *proxy, aff__doc *doc, aff_slice address) {
     aff_slice key = served_key(e, proxy->id, address);
     aff__served *served = aff__alloc(&e->heap, sizeof(*served) + key.len);
     memcpy(served + 1, key.data, key.len);
@@ -116,7 +116,8 @@ void aff__served_place(aff_engine *e, aff__served *served) {
     free_served(e, served);
 }
 
-/* ---- Proxy sockets ----------------------------------------------------------------------------- */
+/* ---- Proxy sockets -----------------------------------------------------------------------------
+ */
 
 static void end_proxy(aff_engine *e, aff__proxy *proxy) {
     while (!aff__list_empty(&proxy->routes)) {
@@ -129,8 +130,7 @@ static void end_proxy(aff_engine *e, aff__proxy *proxy) {
 }
 
 static void close_proxy(aff_engine *e, aff__proxy *proxy, uint16_t code, const char *reason) {
-    aff_action *act =
-        aff__act(e, AFF_ACT_PROXY_CLOSE, aff__none(), aff__none(), aff__str(reason));
+    aff_action *act = aff__act(e, AFF_ACT_PROXY_CLOSE, aff__none(), aff__none(), aff__str(reason));
     act->socket = proxy->id;
     act->code = code;
     end_proxy(e, proxy);
@@ -165,7 +165,8 @@ void aff__served_lost(aff_engine *e, aff__doc *doc) {
     }
 }
 
-/* ---- Frames from the origin --------------------------------------------------------------------- */
+/* ---- Frames from the origin ---------------------------------------------------------------------
+ */
 
 static bool on_open(aff_engine *e, aff__peer *peer, uint32_t socket, aff_slice rest) {
     aff_slice request;
@@ -196,6 +197,7 @@ static void on_offer(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
     bool owned = doc && doc->state == AFF_DOC_OWNED && doc->epoch == epoch;
     if (!undecided && !owned) {
         e->stats.refused++;
+        aff__doc_disown(e, frame->document, epoch);
         answer(e, AFF_FRAME_REFUSE, proxy, epoch, frame->address);
         return;
     }
@@ -256,7 +258,8 @@ bool aff__owner_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_
     }
 }
 
-/* ---- Frames from Hocuspocus ----------------------------------------------------------------------- */
+/* ---- Frames from Hocuspocus
+ * ----------------------------------------------------------------------- */
 
 static void add_target(aff__list *peers, const aff__proxy *proxy, aff_slice suffix) {
     aff__peer *peer = proxy->peer;
@@ -266,7 +269,8 @@ static void add_target(aff__list *peers, const aff__proxy *proxy, aff_slice suff
     peer->target_count++;
 }
 
-static void send_out(aff_engine *e, aff__peer *peer, const aff__doc *doc,
+/* False: the frame is too large for any link. */
+static bool send_out(aff_engine *e, aff__peer *peer, const aff__doc *doc,
                      const aff__client_frame *frame) {
     aff__buf *out = aff__frame(e, AFF_FRAME_OUT);
     aff__put_uint(out, doc->epoch);
@@ -277,12 +281,22 @@ static void send_out(aff_engine *e, aff__peer *peer, const aff__doc *doc,
     peer->targets.len = 0;
     peer->target_count = 0;
     aff__list_remove(&peer->by_target);
-    aff__frame_send(e, peer); /* if it does not fit, the session of the link ends */
+    if (e->scratch.len > AFF_MESSAGE_MAX) return false;
+    aff__frame_send(e, peer); /* if the queue is full, the session of the link ends */
+    return true;
 }
 
 static bool ends_route(const aff__client_frame *frame) {
     return frame->type == AFF_HP_CLOSE ||
            (frame->type == AFF_HP_AUTH && frame->auth == AFF_HP_DENIED);
+}
+
+static void close_too_big(aff_engine *e, uint32_t id) {
+    aff__proxy *proxy = find_proxy(e, id);
+    if (!proxy) return;
+    e->stats.overflows++;
+    kick(e, proxy, AFF_CLOSE_TOO_BIG, aff__str("Message Too Big"));
+    close_proxy(e, proxy, AFF_CLOSE_TOO_BIG, "Message Too Big");
 }
 
 /*
@@ -314,9 +328,11 @@ void aff__proxy_send(aff_engine *e, const uint32_t *proxies, uint32_t count, aff
         add_target(&peers, proxy, frame.suffix);
         if (over) end_served(e, served);
     }
+    bool fits = true;
     while (!aff__list_empty(&peers)) {
-        send_out(e, AFF_OF(peers.next, aff__peer, by_target), doc, &frame);
+        if (!send_out(e, AFF_OF(peers.next, aff__peer, by_target), doc, &frame)) fits = false;
     }
+    for (uint32_t p = 0; p < count && !fits; p++) close_too_big(e, proxies[p]);
     aff__doc_unuse(e, doc, AFF_USE_ROUTE);
     aff__doc_settle(e, doc);
 }

@@ -6,15 +6,13 @@
  */
 #include "engine.h"
 
-static const char join[] =
-    "local boot = redis.call('GET', KEYS[1])\n"
-    "if boot and boot ~= ARGV[1] then return {0, boot} end\n"
-    "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
-    "return {1}\n";
+static const char join[] = "local boot = redis.call('GET', KEYS[1])\n"
+                           "if boot and boot ~= ARGV[1] then return {0, boot} end\n"
+                           "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
+                           "return {1}\n";
 
-static const char renew[] =
-    "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n"
-    "return redis.call('PEXPIRE', KEYS[1], ARGV[2])\n";
+static const char renew[] = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n"
+                            "return redis.call('PEXPIRE', KEYS[1], ARGV[2])\n";
 
 static const char compare_and_delete[] =
     "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n"

@@ -19,7 +19,7 @@ struct aff_instance {
     char *channel; /* what the listener listens to */
     size_t channel_len;
     uint32_t failed_attempts; /* to connect, since the last success */
-    bool announced_failure, closing;
+    bool has_started, refused, closing;
     atomic_bool abort;
     atomic_uint_fast64_t valid_until;
     uv_mutex_t stats_mutex;
@@ -58,9 +58,8 @@ static void deliver_action(aff_instance *in, const aff_action *a) {
 }
 
 static void tell(aff_instance *in, aff_action_type type, int status, const char *text) {
-    aff_record record = {.kind = (uint8_t)type,
-                         .status = status,
-                         .data = {(const uint8_t *)text, strlen(text)}};
+    aff_record record = {
+        .kind = (uint8_t)type, .status = status, .data = {(const uint8_t *)text, strlen(text)}};
     deliver(in, &record, 0);
 }
 
@@ -77,8 +76,8 @@ static void send_command(aff_instance *in, uint64_t request, int argc, const aff
         argv[i] = (const char *)args[i].data;
         lens[i] = args[i].len;
     }
-    int status = in->commands ? aff_redis_command(in->commands, request, argc, argv, lens)
-                              : AFF_ENOTCONN;
+    int status =
+        in->commands ? aff_redis_command(in->commands, request, argc, argv, lens) : AFF_ENOTCONN;
     if (status == 0) return;
     step(in, &(aff_event){.type = AFF_EV_REPLY, .request = request, .status = AFF_ENOTCONN});
 }
@@ -146,6 +145,10 @@ static void perform(aff_instance *in, const aff_action *a) {
             deliver_action(in, a);
             stop(in);
             return;
+        case AFF_ACT_READY:
+            in->has_started = true;
+            deliver_action(in, a);
+            return;
         default: deliver_action(in, a); return;
     }
 }
@@ -153,7 +156,9 @@ static void perform(aff_instance *in, const aff_action *a) {
 /* ---- From Redis ---------------------------------------------------------------------------- */
 
 static void on_up(void *arg) {
-    ((aff_instance *)arg)->failed_attempts = 0;
+    aff_instance *in = arg;
+    in->failed_attempts = 0;
+    in->refused = false;
     step(arg, &(aff_event){.type = AFF_EV_REDIS_UP});
 }
 
@@ -167,9 +172,11 @@ static void on_down(void *arg, const char *reason) {
 
 static void on_refused(void *arg, const char *error) {
     aff_instance *in = arg;
-    if (in->announced_failure) return;
-    in->announced_failure = true;
-    tell(in, AFF_ACT_FAILED, AFF_EREFUSED, error);
+    if (in->refused) return;
+    in->refused = true;
+    /* A start with wrong credentials fails. Later, it is an outage: somebody may mend it. */
+    tell(in, in->has_started ? AFF_ACT_LOG : AFF_ACT_FAILED, in->has_started ? 1 : AFF_EREFUSED,
+         error);
 }
 
 static aff_value to_value(const redisReply *r) {
@@ -241,11 +248,8 @@ static void on_retry(void *arg, const char *reason, uint32_t delay_ms) {
     tell(in, AFF_ACT_LOG, 1, line);
 }
 
-static const aff_redis_callbacks command_callbacks = {.up = on_up,
-                                                      .down = on_down,
-                                                      .refused = on_refused,
-                                                      .retry = on_retry,
-                                                      .reply = on_reply};
+static const aff_redis_callbacks command_callbacks = {
+    .up = on_up, .down = on_down, .refused = on_refused, .retry = on_retry, .reply = on_reply};
 static const aff_redis_callbacks listener_callbacks = {.down = on_listener_down,
                                                        .refused = on_refused,
                                                        .message = on_message,
@@ -354,7 +358,8 @@ static void run(void *arg) {
     uv_run(&in->loop, UV_RUN_DEFAULT);
 }
 
-/* ---- Opening and closing ---------------------------------------------------------------------- */
+/* ---- Opening and closing ----------------------------------------------------------------------
+ */
 
 static int open_loop(aff_instance *in) {
     if (uv_loop_init(&in->loop) != 0) return AFF_ENOMEM;
