@@ -55,7 +55,6 @@ native: $(B)/affinity.node
 js: build/js.stamp
 
 build/js.stamp: $(wildcard js/src/*.ts js/src/*/*.ts) tsconfig.json
-	@rm -rf js/dist
 	node_modules/.bin/tsc
 	@mkdir -p build && touch $@
 
@@ -83,7 +82,10 @@ $(B)/affinity.node: $(OBJ)
 	$(CC) -shared -o $@ $(OBJ) $(HIREDIS_A) -pthread -Wl,-z,now -Wl,--exclude-libs,ALL $(LDFLAGS)
 
 ## prebuild: what `npm pack` ships (its prepack script calls this)
-prebuild: build
+# What a removed source file left in js/dist must not be packed.
+prebuild: native
+	@rm -rf js/dist build/js.stamp
+	@$(MAKE) --no-print-directory js
 	@mkdir -p prebuilds/$(PLATFORM)
 	strip --strip-debug -o prebuilds/$(PLATFORM)/affinity.node build/affinity.node
 

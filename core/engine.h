@@ -59,6 +59,7 @@ typedef struct {
     bool asking;                    /* a request is in flight */
     bool redis_up, listening, subscribed, announced;
     bool stalled, draining;
+    bool failed;      /* the serverId is taken: off until it is shut down */
     uint64_t stop_at; /* LEAVING: when to give up waiting */
 } aff__member;
 
@@ -84,6 +85,7 @@ struct aff__doc {
     bool kept;        /* the app counts on the lease: owned before the boot changed */
     bool peeked;      /* CLAIMING: only to look */
     bool answering;   /* those who wait are being answered: settled when that is done */
+    bool refreshing;  /* Redis has been asked to keep our record for longer */
     uint32_t lookups; /* routes in LOOKUP */
     uint64_t left;    /* RELEASING: the request of AFF_EV_LEAVE; else 0 */
     uint64_t refresh_at;
@@ -229,6 +231,7 @@ struct aff__route {
     aff__visit *visit; /* OFFERED, REMOTE, CLOSING */
     uint64_t epoch;    /* likewise */
     uint32_t taken;    /* frames that came from the app */
+    bool closing;      /* OFFERED: the client's CLOSE has been sent; what follows it waits */
     aff__buf held;     /* frames not yet accepted by an owner, each behind its length */
     uint32_t held_count;
     aff__shim shim;
@@ -344,6 +347,8 @@ void aff__doc_unuse(aff_engine *e, aff__doc *doc, aff_use use);
 bool aff__doc_settle(aff_engine *e, aff__doc *doc);
 /* `peer` says that it does not own the document: whatever is remembered of that is forgotten. */
 void aff__doc_doubt(aff_engine *e, aff_slice name, const aff__peer *peer);
+/* We are named as the owner under an epoch that we do not own. */
+void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch);
 void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer);
 void aff__doc_wait(aff_engine *e, aff__doc *doc, aff__waiter *waiter);
 void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);

@@ -148,6 +148,7 @@ static bool on_event(aff_engine *e, aff__peer *peer, aff_slice rest) {
     aff__doc *doc = aff__doc_find(e, document);
     if (!doc || doc->state != AFF_DOC_OWNED || doc->epoch != epoch) {
         e->stats.refused++;
+        aff__doc_disown(e, document, epoch);
         send_result(e, peer, id, AFF_EOWNED, aff__none());
         return true;
     }

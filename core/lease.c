@@ -70,7 +70,7 @@ static bool is_used(const aff__doc *doc) {
 
 static bool is_asked(const aff__doc *doc) {
     return doc->state == AFF_DOC_CLAIMING || doc->state == AFF_DOC_CHECKING ||
-           doc->state == AFF_DOC_RELEASING;
+           doc->state == AFF_DOC_RELEASING || doc->refreshing;
 }
 
 /* Is there anything that waits for the owner's name? */
@@ -169,6 +169,18 @@ bool aff__doc_settle(aff_engine *e, aff__doc *doc) {
 void aff__doc_doubt(aff_engine *e, aff_slice name, const aff__peer *peer) {
     aff__doc *doc = aff__doc_find(e, name);
     if (doc && doc->state == AFF_DOC_REMOTE && doc->owner == peer) to(e, doc, AFF_DOC_FREE);
+}
+
+/* A record can outlive its release, or the claim that nobody waited for: Redis was away. While this
+ * boot lives nobody else could take the document, so exactly that record is deleted. */
+void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch) {
+    const aff__doc *doc = aff__doc_find(e, name);
+    if (doc && doc->state != AFF_DOC_FREE && doc->state != AFF_DOC_REMOTE) return;
+    char record[24 + AFF_BOOT_LEN + AFF_SERVER_ID_MAX];
+    int len = snprintf(record, sizeof(record), "%llu %s %s", (unsigned long long)epoch,
+                       e->member.boot, e->config.server_id);
+    aff_slice argv[] = {aff__key(e, "Lock", name), aff__slice(record, (size_t)len)};
+    aff__ask_redis(e, AFF_ASK_RELEASE, NULL, NULL, AFF_SCRIPT_RELEASE, 2, argv);
 }
 
 void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer) {
@@ -461,13 +473,15 @@ static void on_refresh_answer(aff_engine *e, aff__doc *doc, const aff_event *rep
     if (doc->state != AFF_DOC_OWNED || stands) return;
     doc->kept = true;
     to(e, doc, AFF_DOC_FREE);
-    aff__doc_settle(e, doc);
 }
 
 void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply) {
     aff__doc *doc = ask->doc;
+    if (!doc) return; /* aff__doc_disown() */
     if (ask->kind == AFF_ASK_REFRESH) {
+        doc->refreshing = false;
         if (reply->status == 0) on_refresh_answer(e, doc, reply);
+        aff__doc_settle(e, doc);
         return;
     }
     bool outdated =
@@ -535,6 +549,7 @@ static void refresh(aff_engine *e, aff__doc *doc) {
     snprintf(ttl, sizeof(ttl), "%llu", (unsigned long long)RECORD_TTL_MS);
     aff_slice argv[] = {lease_key(e, doc), aff__buf_slice(&doc->record), aff__str(ttl)};
     doc->refresh_at = e->now + RECORD_TTL_MS / 2;
+    doc->refreshing = true;
     aff__ask_redis(e, AFF_ASK_REFRESH, doc, NULL, AFF_SCRIPT_REFRESH, 3, argv);
 }
 

@@ -394,21 +394,26 @@ static bool on_fragment(aff_engine *e, aff__peer *peer, aff_slice rest) {
     if (!last) return true;
     aff__buf whole = peer->fragment;
     aff__buf_init(&peer->fragment, &e->heap);
-    bool ok = whole.data[0] != AFF_FRAME_FRAGMENT && whole.data[0] != AFF_FRAME_BYE &&
-              dispatch(e, peer, aff__buf_slice(&whole));
+    bool ok = whole.len > 0 && whole.data[0] != AFF_FRAME_FRAGMENT &&
+              whole.data[0] != AFF_FRAME_BYE && dispatch(e, peer, aff__buf_slice(&whole));
     aff__buf_free(&whole);
     return ok;
 }
 
+static bool is_server_id(aff_slice id) {
+    return id.len > 0 && id.len <= AFF_SERVER_ID_MAX;
+}
+
 static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame) {
     uint8_t type;
+    aff_slice id;
     if (!aff__get_u8(&frame, &type)) return false;
     e->stats.frames_in++;
     switch ((aff__frame_type)type) {
         case AFF_FRAME_HELLO:
-            if (!aff__get_bytes(&frame, &frame) || frame.len > AFF_SERVER_ID_MAX) return false;
+            if (!aff__get_bytes(&frame, &id) || !is_server_id(id)) return false;
             peer->server_id.len = 0;
-            aff__put(&peer->server_id, frame.data, frame.len);
+            aff__put(&peer->server_id, id.data, id.len);
             return true;
         case AFF_FRAME_OPEN:
         case AFF_FRAME_OFFER:

@@ -27,9 +27,9 @@ uint64_t aff__hash(uint64_t seed, aff_slice bytes) {
     }
     uint64_t last = (uint64_t)bytes.len << 56;
     if (at < bytes.len) memcpy(&last, bytes.data + at, bytes.len - at);
-    v[3] ^= last ^ ((uint64_t)bytes.len << 56);
+    v[3] ^= last;
     sip_round(v);
-    v[0] ^= last ^ ((uint64_t)bytes.len << 56);
+    v[0] ^= last;
     v[2] ^= 0xff;
     for (int i = 0; i < 3; i++) sip_round(v);
     return v[0] ^ v[1] ^ v[2] ^ v[3];

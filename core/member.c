@@ -104,6 +104,7 @@ void aff__member_up(aff_engine *e) {
     aff__member *m = &e->member;
     m->redis_up = true;
     m->up_since = e->now;
+    if (m->failed) return;
     if (!m->listening) subscribe(e);
     if (m->state == AFF_MEMBER_OFFLINE) {
         join(e);
@@ -157,6 +158,7 @@ static void fail(aff_engine *e) {
     int len = snprintf(text, sizeof(text), "serverId \"%s\" is in use by another living server",
                        e->config.server_id);
     to(e, AFF_MEMBER_OFFLINE);
+    e->member.failed = true;
     aff__act(e, AFF_ACT_FAILED, aff__none(), aff__none(), aff__slice(text, (size_t)len))->status =
         AFF_ETAKEN;
 }

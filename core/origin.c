@@ -253,6 +253,11 @@ static bool send_frame(aff_engine *e, aff__route *route, aff__frame_type type, a
     return false;
 }
 
+static bool is_close(aff_slice data) {
+    aff__client_frame frame;
+    return aff__parse_client_frame(data, &frame) && frame.type == AFF_HP_CLOSE;
+}
+
 static void offer(aff_engine *e, aff__route *route, aff__peer *peer) {
     aff__visit *visit = visit_peer(e, route->socket, peer);
     if (!visit) {
@@ -266,9 +271,11 @@ static void offer(aff_engine *e, aff__route *route, aff__peer *peer) {
     to(e, route, AFF_ROUTE_OFFERED);
     aff_slice rest = aff__buf_slice(&route->held), frame;
     aff__frame_type type = AFF_FRAME_OFFER;
-    while (aff__get_bytes(&rest, &frame)) {
+    route->closing = false;
+    while (!route->closing && aff__get_bytes(&rest, &frame)) {
         if (!send_frame(e, route, type, frame)) return;
         type = AFF_FRAME_DATA;
+        route->closing = is_close(frame);
     }
 }
 
@@ -460,7 +467,9 @@ static void on_client_frame(aff_engine *e, aff__route *route, const aff__client_
             }
             return;
         case AFF_ROUTE_OFFERED:
-            if (hold(e, route, data)) send_frame(e, route, AFF_FRAME_DATA, data);
+            if (!hold(e, route, data) || route->closing) return;
+            if (!send_frame(e, route, AFF_FRAME_DATA, data)) return;
+            route->closing = frame->type == AFF_HP_CLOSE;
             return;
         case AFF_ROUTE_REMOTE:
             if (!send_frame(e, route, AFF_FRAME_DATA, data)) return;
@@ -524,6 +533,21 @@ static aff__route *route_at(aff_engine *e, uint32_t socket, aff_slice address, u
     return NULL;
 }
 
+/* What was held up to the client's CLOSE has arrived; what follows is for the next route. */
+static void release_closed(aff_engine *e, aff__route *route) {
+    aff__buf held = route->held;
+    aff__buf_init(&route->held, &e->heap);
+    route->socket->held_bytes -= held.len;
+    route->socket->held_count -= route->held_count;
+    route->held_count = 0;
+    aff_slice rest = aff__buf_slice(&held), frame;
+    for (bool closed = false; aff__get_bytes(&rest, &frame);) {
+        closed = closed || is_close(frame);
+        if (closed && (route->held_count > 0 || !is_close(frame))) hold(e, route, frame);
+    }
+    aff__buf_free(&held);
+}
+
 static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
     uint32_t socket;
     uint64_t epoch;
@@ -535,7 +559,12 @@ static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
     }
     if (route->state == AFF_ROUTE_OFFERED && epoch == route->epoch) {
         to(e, route, AFF_ROUTE_REMOTE);
-        release_held(e, route);
+        if (route->closing) {
+            to(e, route, AFF_ROUTE_CLOSING);
+            release_closed(e, route);
+        } else {
+            release_held(e, route);
+        }
     } else if (epoch > route->epoch) { /* the same owner has claimed its document anew */
         route->epoch = epoch;
         aff__doc *doc = route->doc;

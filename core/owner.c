@@ -207,6 +207,7 @@ static void on_offer(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
     bool owned = doc && doc->state == AFF_DOC_OWNED && doc->epoch == epoch;
     if (!undecided && !owned) {
         e->stats.refused++;
+        aff__doc_disown(e, frame->document, epoch);
         answer(e, AFF_FRAME_REFUSE, proxy, epoch, frame->address);
         return;
     }
@@ -278,7 +279,8 @@ static void add_target(aff__list *peers, const aff__proxy *proxy, aff_slice suff
     peer->target_count++;
 }
 
-static void send_out(aff_engine *e, aff__peer *peer, const aff__doc *doc,
+/* False: the frame is too large for any link. */
+static bool send_out(aff_engine *e, aff__peer *peer, const aff__doc *doc,
                      const aff__client_frame *frame) {
     aff__buf *out = aff__frame(e, AFF_FRAME_OUT);
     aff__put_uint(out, doc->epoch);
@@ -289,12 +291,22 @@ static void send_out(aff_engine *e, aff__peer *peer, const aff__doc *doc,
     peer->targets.len = 0;
     peer->target_count = 0;
     aff__list_remove(&peer->by_target);
-    aff__frame_send(e, peer); /* if it does not fit, the session of the link ends */
+    if (e->scratch.len > AFF_MESSAGE_MAX) return false;
+    aff__frame_send(e, peer); /* if the queue is full, the session of the link ends */
+    return true;
 }
 
 static bool ends_route(const aff__client_frame *frame) {
     return frame->type == AFF_HP_CLOSE ||
            (frame->type == AFF_HP_AUTH && frame->sub == AFF_HP_DENIED);
+}
+
+static void close_too_big(aff_engine *e, uint32_t id) {
+    aff__proxy *proxy = find_proxy(e, id);
+    if (!proxy) return;
+    e->stats.overflows++;
+    kick(e, proxy, AFF_CLOSE_TOO_BIG, aff__str("Message Too Big"));
+    close_proxy(e, proxy, AFF_CLOSE_TOO_BIG, "Message Too Big");
 }
 
 /*
@@ -326,9 +338,11 @@ void aff__proxy_send(aff_engine *e, const uint32_t *proxies, uint32_t count, aff
         add_target(&peers, proxy, frame.suffix);
         if (over) end_served(e, served);
     }
+    bool fits = true;
     while (!aff__list_empty(&peers)) {
-        send_out(e, AFF_OF(peers.next, aff__peer, by_target), doc, &frame);
+        if (!send_out(e, AFF_OF(peers.next, aff__peer, by_target), doc, &frame)) fits = false;
     }
+    for (uint32_t p = 0; p < count && !fits; p++) close_too_big(e, proxies[p]);
     aff__doc_unuse(e, doc, AFF_USE_ROUTE);
     aff__doc_settle(e, doc);
 }

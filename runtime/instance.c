@@ -21,7 +21,7 @@ struct aff_instance {
     char *channel; /* what the listener listens to */
     size_t channel_len;
     uint32_t failed_attempts; /* to connect, since the last success */
-    bool announced_failure, closing;
+    bool has_started, refused, closing;
     atomic_bool abort;
     atomic_uint_fast64_t valid_until;
     uv_mutex_t stats_mutex;
@@ -147,6 +147,10 @@ static void perform(aff_instance *in, const aff_action *a) {
             deliver_action(in, a);
             stop(in);
             return;
+        case AFF_ACT_READY:
+            in->has_started = true;
+            deliver_action(in, a);
+            return;
         default: deliver_action(in, a); return;
     }
 }
@@ -154,7 +158,9 @@ static void perform(aff_instance *in, const aff_action *a) {
 /* ---- From Redis ---------------------------------------------------------------------------- */
 
 static void on_up(void *arg) {
-    ((aff_instance *)arg)->failed_attempts = 0;
+    aff_instance *in = arg;
+    in->failed_attempts = 0;
+    in->refused = false;
     step(arg, &(aff_event){.type = AFF_EV_REDIS_UP});
 }
 
@@ -168,9 +174,11 @@ static void on_down(void *arg, const char *reason) {
 
 static void on_refused(void *arg, const char *error) {
     aff_instance *in = arg;
-    if (in->announced_failure) return;
-    in->announced_failure = true;
-    tell(in, AFF_ACT_FAILED, AFF_EREFUSED, error);
+    if (in->refused) return;
+    in->refused = true;
+    /* A start with wrong credentials fails. Later, it is an outage: somebody may mend it. */
+    tell(in, in->has_started ? AFF_ACT_LOG : AFF_ACT_FAILED, in->has_started ? 1 : AFF_EREFUSED,
+         error);
 }
 
 static aff_value to_value(const redisReply *r) {

@@ -22,6 +22,15 @@ function loads(file) {
   }
 }
 
+function canResolve(name) {
+  try {
+    require.resolve(name)
+    return true
+  } catch {
+    return false
+  }
+}
+
 /** Names what the build needs and this machine lacks. */
 function missing() {
   const has = (command, args) => spawnSync(command, args, { stdio: 'ignore' }).status === 0
@@ -33,7 +42,9 @@ function missing() {
   if (!has('gcc', ['--version'])) lacks.push('gcc')
   else {
     if (!compiles('hiredis/hiredis.h')) lacks.push('libhiredis-dev')
-    if (!existsSync(path.resolve(process.execPath, '../../include/node/uv.h')) && !compiles('uv.h')) lacks.push('libuv1-dev')
+    const headers = path.resolve(process.execPath, '../../include/node')
+    if (!existsSync(path.join(headers, 'uv.h')) && !compiles('uv.h')) lacks.push('libuv1-dev')
+    if (!existsSync(path.join(headers, 'node_api.h')) && !canResolve('node-api-headers')) lacks.push('libnode-dev')
   }
   if (!has('pkg-config', ['--version'])) lacks.push('pkg-config')
   return lacks

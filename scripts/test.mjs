@@ -18,15 +18,18 @@ const NODE_LIMIT_MS = 15 * 60_000
 
 function run(command, args, { limit, env = {}, onText = () => {} }) {
   return new Promise((resolve) => {
-    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, ...env } })
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } })
     const timer = setTimeout(() => {
       console.log(`${command} ${args.join(' ')}: no end after ${limit / 1000} s, stopped`)
       child.kill('SIGKILL')
     }, limit)
-    child.stdout.on('data', (data) => {
-      process.stdout.write(data)
-      onText(data.toString())
-    })
+    // cmocka writes its sums to standard error.
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.on('data', (data) => {
+        process.stdout.write(data)
+        onText(data.toString())
+      })
+    }
     child.on('error', (error) => console.log(error.message))
     child.on('close', (code, signal) => {
       clearTimeout(timer)
@@ -46,7 +49,7 @@ async function runC(folder) {
     const count = (label) => [...text.matchAll(new RegExp(`^\\[  ${label}  \\] (\\d+) test\\(s\\)`, 'gm'))].reduce((sum, m) => sum + Number(m[1]), 0)
     const passed = count('PASSED')
     let failed = count('FAILED')
-    if (status !== 0 && failed === 0) failed = 1
+    if (failed === 0 && (status !== 0 || passed === 0)) failed = 1
     total.passed += passed
     total.failed += failed
     if (failed > 0) failures.push(`${name}${status === 0 ? '' : ` (${status})`}`)

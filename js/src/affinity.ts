@@ -175,9 +175,17 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     if (key !== undefined) this.#byKey.set(key, wired)
   }
 
-  /** Handles a client's message. `detachableMsg` may be detached or reused after the call. */
-  onSocketMessage(ws: BaseWebSocket, _serializedHTTPRequest: SerializedHTTPRequest, detachableMsg: ArrayBuffer): void {
-    this.#byWebSocket.get(ws)?.client.receive(new Uint8Array(detachableMsg.slice(0)))
+  /**
+   * Handles a client's message: an ArrayBuffer that holds it and nothing else, or a view of it. Its memory may
+   * be detached or reused after the call.
+   */
+  onSocketMessage(
+    ws: BaseWebSocket,
+    _serializedHTTPRequest: SerializedHTTPRequest,
+    detachableMsg: ArrayBuffer | Uint8Array,
+  ): void {
+    const copy = Uint8Array.prototype.slice.call(detachableMsg instanceof Uint8Array ? detachableMsg : new Uint8Array(detachableMsg))
+    this.#byWebSocket.get(ws)?.client.receive(copy)
   }
 
   /**

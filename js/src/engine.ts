@@ -313,8 +313,13 @@ export class Engine {
   }
 
   #onPack(request: number, channel: string, data: Uint8Array): void {
-    const packed = this.options.pack!({ type: 'batch', channel, data: data.slice() })
-    const bytes = typeof packed === 'string' ? Buffer.from(packed) : packed
+    let bytes: Uint8Array = new Uint8Array() // what can't be packed is as good as lost on its way: sent again
+    try {
+      const packed = this.options.pack!({ type: 'batch', channel, data: data.slice() })
+      bytes = typeof packed === 'string' ? Buffer.from(packed) : packed
+    } catch (error) {
+      log(1, `a message could not be packed: ${(error as Error)?.message ?? error}`)
+    }
     this.#post(k.PACKED, { request }, undefined, Buffer.from(channel), bytes)
   }
 
@@ -357,7 +362,7 @@ export class Engine {
   }
 }
 
-const debug = /redis-affinity|\*/.test(process.env['DEBUG'] ?? '')
+const debug = /(^|[\s,])(redis-affinity|\*)($|[\s,:])/.test(process.env['DEBUG'] ?? '')
 
 function log(level: number, text: string): void {
   if (level > 0) console.warn('[RedisServerAffinity]', text)

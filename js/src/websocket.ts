@@ -5,7 +5,8 @@ import type { RealSocket } from './socket.js'
  * and by having no `readyState`).
  */
 export interface BaseWebSocket {
-  send(data: Uint8Array, isBinary?: boolean): unknown
+  // biome-ignore lint/suspicious/noExplicitAny: ws wants a callback there, uWebSockets.js a boolean
+  send(data: Uint8Array, ...more: any[]): unknown
   close(code?: number, reason?: string): unknown
   end?(code?: number, reason?: string): unknown
   readonly readyState?: number

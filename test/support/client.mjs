@@ -8,19 +8,21 @@ import { until } from './wait.mjs'
 
 /**
  * A socket that several providers can share: `connect({ socket, name })`. Pass `headers` to send them with the handshake.
+ * A function as `url` is asked at each connection, as a load balancer would be; `library`: another version of the provider.
  *
- * @param {{ url: string, headers?: Record<string, string>, [option: string]: any }} options
+ * @param {{ url: string | (() => string), headers?: Record<string, string>, library?: any, [option: string]: any }} options
  */
-export function openSocket({ url, headers, ...options }) {
+export function openSocket({ url, headers, library, ...options }) {
+  const Websocket = library?.HocuspocusProviderWebsocket ?? HocuspocusProviderWebsocket
   class Socket extends WebSocket {
     constructor(address) {
-      super(address, { headers, maxPayload: 256 * 1024 * 1024 })
+      super(typeof url === 'function' ? url() : address, { headers, maxPayload: 256 * 1024 * 1024 })
       // A provider that is destroyed while it connects no longer listens, and `ws` reports that it was cut off.
       this.on('error', () => {})
     }
   }
-  const socket = new HocuspocusProviderWebsocket({
-    url,
+  const socket = new Websocket({
+    url: typeof url === 'function' ? url() : url,
     // A reconnection shall not make a test wait for a second.
     delay: 20,
     minDelay: 10,
@@ -39,17 +41,19 @@ export function openSocket({ url, headers, ...options }) {
  * (payloads received), `denied` (reasons), `changes` of its unsynced count.
  *
  * @param {object} options
- * @param {string} [options.url] opens a socket of its own; `socket` shares one
+ * @param {string | (() => string)} [options.url] opens a socket of its own; `socket` shares one
  * @param {ReturnType<typeof openSocket>} [options.socket]
  * @param {string} options.name
  * @param {string | (() => string)} [options.token]
  * @param {boolean} [options.sessionAwareness]
  * @param {Y.Doc} [options.document]
  * @param {Record<string, string>} [options.headers]
+ * @param {any} [options.library] another version of the provider
  */
-export function connect({ url, socket, name, token = 'alice', headers, document = new Y.Doc(), sessionAwareness = false, ...more }) {
-  const own = socket ? null : openSocket({ url, headers })
-  const provider = new HocuspocusProvider({
+export function connect({ url, socket, name, token = 'alice', headers, library, document = new Y.Doc(), sessionAwareness = false, ...more }) {
+  const own = socket ? null : openSocket({ url, headers, library })
+  const Provider = library?.HocuspocusProvider ?? HocuspocusProvider
+  const provider = new Provider({
     websocketProvider: socket ?? own,
     name,
     token,
@@ -64,7 +68,7 @@ export function connect({ url, socket, name, token = 'alice', headers, document 
   provider.on('close', ({ event }) => provider.closes.push({ code: event.code, reason: event.reason?.toString() }))
   provider.on('stateless', ({ payload }) => provider.stateless.push(payload))
   provider.on('authenticationFailed', ({ reason }) => provider.denied.push(reason))
-  provider.attach()
+  provider.attach?.() // before 3.0, the constructor has done it
 
   const destroy = provider.destroy.bind(provider)
   provider.destroy = () => {

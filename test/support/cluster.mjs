@@ -50,11 +50,13 @@ export async function startCluster(count, { redisOptions, ...options } = {}) {
     },
   }
 
-  try {
-    servers.push(...(await Promise.all(Array.from({ length: count }, (_, index) => start(`s${index + 1}`)))))
-  } catch (error) {
+  // All of them have started or failed before anything is stopped: none may be left behind.
+  const starts = await Promise.allSettled(Array.from({ length: count }, (_, index) => start(`s${index + 1}`)))
+  for (const one of starts) if (one.status === 'fulfilled') servers.push(one.value)
+  const failed = starts.find((one) => one.status === 'rejected')
+  if (failed) {
     await cluster.stop()
-    throw error
+    throw failed.reason
   }
   return cluster
 }

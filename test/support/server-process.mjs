@@ -110,7 +110,7 @@ async function start({ serverId, redis, affinity: options = {}, storeFolder, wir
     return http.address().port
   }
 
-  context.server = new Server({ ...common, port: 0, address: '127.0.0.1', stopOnSignals: false, websocketOptions: { maxPayload } })
+  context.server = new Server({ stopOnSignals: false, ...common, port: 0, address: '127.0.0.1', websocketOptions: { maxPayload } })
   context.hocuspocus = context.server.hocuspocus
   context.destroy = () => context.server.destroy()
   await context.server.listen()

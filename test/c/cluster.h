@@ -1,0 +1,964 @@
+/*
+ * cluster.h - several engines, a Redis and the clients, in one process and in virtual time.
+ *
+ * Engines tell a Redis model what to do; its answers and messages wait in each server's inbox until
+ * settle() delivers them, round after round, until nothing is left. advance() moves the clock from
+ * deadline to deadline. Nothing is random: a scenario gives the same trace every time.
+ *
+ * What a test looks at are traces: words in the order in which things happened. A server's trace is
+ * what its app (Hocuspocus, the facade) was told, a client's is what came through its socket; each
+ * word is written down once, and taken by expect() or expect_client():
+ *
+ *     local:1:doc:token      a frame of client 1 for the Hocuspocus here
+ *     proxy:1:doc:token      a frame for proxy socket 1
+ *     proxy:1:open:A  proxy:1:closed:1005  proxy:1:alive
+ *     claim:7:ok  claim:7:owned:A  claim:7:AFF_EREDIS  lost:doc
+ *     run:5:name:doc:data  here:5  done:5:ok:data  done:5:AFF_ETIMEOUT
+ *     ready  failed:AFF_ETAKEN  stopped
+ *     doc:authenticated      (client) a frame; an address with a session is doc/session
+ *     closed:4205            (client) its socket
+ */
+#ifndef CLUSTER_H
+#define CLUSTER_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine.h"
+
+enum { SERVERS_MAX = 4, CLIENTS_MAX = 64, TRACE_MAX = 32 << 10 };
+enum { A, B, C, D };
+
+/* What waits for a server: something that aff_step() will be told. */
+typedef struct input {
+    struct input *next;
+    aff_event event;
+    aff_value values[2];
+    char text[2][512];
+} input;
+
+typedef struct {
+    input *first, **end;
+} queue;
+
+typedef struct {
+    uint8_t *data;
+    size_t len, cap;
+} bytes;
+
+/* A command on its way to Redis. */
+typedef struct command {
+    struct command *next;
+    uint64_t request;
+    bool is_publish;
+    aff_script script;
+    int argc;
+    bytes argv[AFF_ARGV_MAX]; /* PUBLISH: channel, message */
+} command;
+
+typedef struct {
+    aff_engine *engine; /* NULL: not started, or dead */
+    aff_config config;
+    char name[2];
+    bool connected;     /* its two connections to Redis */
+    bool mute;          /* its commands wait on the way to Redis */
+    bool deaf;          /* its inbox is not emptied: it hangs, or is far away */
+    bool hungry;        /* the app takes what it is given at once */
+    bool out_of_memory; /* a step has failed with AFF_ENOMEM, which the test asked for */
+    size_t owed;        /* delivered and not yet taken */
+    command *commands, **commands_end;
+    queue inbox;
+    bytes channel; /* subscribed to */
+    char trace[TRACE_MAX];
+} server;
+
+typedef struct {
+    int server;
+    bool open;
+    char trace[TRACE_MAX];
+} client;
+
+typedef struct entry {
+    struct entry *next;
+    bytes key, value;
+    uint64_t expires_at; /* in the history: the epoch */
+} entry;
+
+typedef struct {
+    uint64_t now;
+    entry *entries; /* Redis */
+    server servers[SERVERS_MAX];
+    client clients[CLIENTS_MAX];
+    /* Hooks. */
+    int lose_from, lose_to, lose_count; /* the next batches with frames of that link are lost */
+    bytes captured;                     /* the last batch with frames, lost or not */
+    entry *history;                     /* I4: the highest epoch so far, by lease key */
+    int64_t clock_offset;               /* of Redis's clock, in ms */
+    size_t batches, largest_batch;      /* what Redis has carried */
+    unsigned claims, commands_run;      /* how often the claim script, and any, ran */
+} cluster;
+
+/* ---- Bytes --------------------------------------------------------------------------------- */
+
+static inline void add(bytes *to, const void *data, size_t len) {
+    if (to->len + len > to->cap) {
+        to->cap = (to->len + len) * 2 + 64;
+        to->data = realloc(to->data, to->cap);
+        assert_non_null(to->data);
+    }
+    if (len) memcpy(to->data + to->len, data, len);
+    to->len += len;
+}
+
+static inline void set(bytes *to, aff_slice from) {
+    bytes fresh = {0};
+    add(&fresh, from.data, from.len);
+    free(to->data);
+    *to = fresh;
+}
+
+static inline aff_slice slice(const bytes *b) {
+    return (aff_slice){b->data, b->len};
+}
+
+static inline void add_uint(bytes *to, uint64_t value) {
+    for (; value > 0x7f; value >>= 7) add(to, (uint8_t[]){(uint8_t)(value | 0x80)}, 1);
+    add(to, (uint8_t[]){(uint8_t)value}, 1);
+}
+
+static inline void add_text(bytes *to, aff_slice text) {
+    add_uint(to, text.len);
+    add(to, text.data, text.len);
+}
+
+/* ---- Traces -------------------------------------------------------------------------------- */
+
+__attribute__((format(printf, 2, 3))) static inline void trace(char *to, const char *format, ...) {
+    size_t len = strlen(to);
+    assert_true(len + 600 < TRACE_MAX);
+    if (len) to[len++] = ' ';
+    va_list args;
+    va_start(args, format);
+    vsnprintf(to + len, TRACE_MAX - len, format, args);
+    va_end(args);
+}
+
+/* An address or payload as a word: NUL is '/', what is long is only measured. */
+static inline const char *word(aff_slice text) {
+    static char words[4][256];
+    static unsigned next;
+    char *out = words[next++ % 4];
+    if (text.len > 200) {
+        snprintf(out, 256, "[%zu]", text.len);
+        return out;
+    }
+    for (size_t i = 0; i < text.len; i++) out[i] = (char)(text.data[i] ? text.data[i] : '/');
+    out[text.len] = '\0';
+    return out;
+}
+
+/* A Hocuspocus frame: "doc:token", "doc:close", "doc:<text of a sync frame>". */
+static inline const char *frame_word(aff_slice data) {
+    static char out[512];
+    static const char *const auths[] = {"token", "denied", "authenticated"};
+    aff__client_frame frame;
+    assert_true(aff__parse_client_frame(data, &frame));
+    const char *body = "close";
+    if (frame.type == AFF_HP_AUTH) {
+        assert_in_range(frame.sub, 0, 2);
+        body = auths[frame.sub];
+    } else if (frame.type != AFF_HP_CLOSE) {
+        body = word(aff__slice(frame.body.data + 1, frame.body.len - 1));
+    }
+    snprintf(out, sizeof(out), "%s:%s", word(frame.address), body);
+    return out;
+}
+
+/* ---- Inboxes ------------------------------------------------------------------------------- */
+
+static inline aff_slice own(aff_slice s) {
+    if (!s.len) return aff__none();
+    uint8_t *copy = malloc(s.len);
+    assert_non_null(copy);
+    memcpy(copy, s.data, s.len);
+    return aff__slice(copy, s.len);
+}
+
+/* Puts an event, copied, into a server's inbox. */
+static inline void post(server *s, const aff_event *event) {
+    input *in = calloc(1, sizeof(*in));
+    assert_non_null(in);
+    in->event = *event;
+    in->event.document = own(event->document);
+    in->event.name = own(event->name);
+    in->event.data = own(event->data);
+    aff_slice sockets = own(aff__slice(event->sockets, event->count * sizeof(uint32_t)));
+    in->event.sockets = (const uint32_t *)(const void *)sockets.data;
+    assert_true(event->value_count <= 2);
+    for (size_t v = 0; v < event->value_count; v++) {
+        in->values[v] = event->values[v];
+        in->values[v].string = own(event->values[v].string);
+    }
+    in->event.values = in->values;
+    *s->inbox.end = in;
+    s->inbox.end = &in->next;
+}
+
+static inline void input_free(input *in) {
+    aff_slice slices[] = {in->event.document,   in->event.name,
+                          in->event.data,       aff__slice(in->event.sockets, 0),
+                          in->values[0].string, in->values[1].string};
+    for (size_t i = 0; i < sizeof(slices) / sizeof(*slices); i++) {
+        free((void *)(uintptr_t)slices[i].data);
+    }
+    free(in);
+}
+
+static inline input *take(server *s) {
+    input *in = s->inbox.first;
+    if (!in) return NULL;
+    s->inbox.first = in->next;
+    if (!s->inbox.first) s->inbox.end = &s->inbox.first;
+    return in;
+}
+
+static inline void reply(server *s, uint64_t request, int status, size_t count,
+                         const aff_value *values) {
+    post(s, &(aff_event){.type = AFF_EV_REPLY,
+                         .request = request,
+                         .status = status,
+                         .values = values,
+                         .value_count = count});
+}
+
+static inline aff_value integer(int64_t value) {
+    return (aff_value){.type = AFF_VALUE_INT, .integer = value};
+}
+
+static inline aff_value string(aff_slice value) {
+    return (aff_value){.type = AFF_VALUE_STRING, .string = value};
+}
+
+/* ---- Redis --------------------------------------------------------------------------------- */
+
+static inline entry **redis_at(cluster *c, aff_slice key) {
+    entry **at = &c->entries;
+    while (*at && !aff__equal(slice(&(*at)->key), key)) at = &(*at)->next;
+    return at;
+}
+
+static inline entry *entry_new(entry **list, aff_slice key) {
+    entry *e = calloc(1, sizeof(*e));
+    assert_non_null(e);
+    set(&e->key, key);
+    e->next = *list;
+    *list = e;
+    return e;
+}
+
+/* I4: the epochs of a document only grow. */
+static inline void remember_epoch(cluster *c, aff_slice key, uint64_t epoch) {
+    entry *e = c->history;
+    while (e && !aff__equal(slice(&e->key), key)) e = e->next;
+    if (!e) e = entry_new(&c->history, key);
+    assert_true(epoch > e->expires_at);
+    e->expires_at = epoch;
+}
+
+static inline void redis_del(cluster *c, aff_slice key) {
+    entry **at = redis_at(c, key), *e = *at;
+    if (!e) return;
+    *at = e->next;
+    free(e->key.data);
+    free(e->value.data);
+    free(e);
+}
+
+static inline entry *redis_get(cluster *c, aff_slice key) {
+    entry *e = *redis_at(c, key);
+    if (!e || e->expires_at > c->now) return e;
+    redis_del(c, key);
+    return NULL;
+}
+
+static inline void redis_set(cluster *c, aff_slice key, aff_slice value, uint64_t ttl) {
+    entry *e = redis_get(c, key);
+    if (!e) e = entry_new(&c->entries, key);
+    set(&e->value, value);
+    e->expires_at = c->now + ttl;
+}
+
+/* A key by name, for tests; NULL where there is none. */
+static inline const char *redis_text(cluster *c, const char *key) {
+    static char text[512];
+    entry *e = redis_get(c, aff__str(key));
+    if (!e) return NULL;
+    snprintf(text, sizeof(text), "%.*s", (int)e->value.len, (const char *)e->value.data);
+    return text;
+}
+
+static inline void redis_lose_everything(cluster *c) {
+    while (c->entries) redis_del(c, slice(&c->entries->key));
+}
+
+static inline uint64_t number(aff_slice text) {
+    char copy[32] = "";
+    assert_true(text.len < sizeof(copy));
+    memcpy(copy, text.data, text.len);
+    return strtoull(copy, NULL, 10);
+}
+
+/* The claim script (core/scripts.c), in C. */
+static inline void redis_claim(cluster *c, server *s, uint64_t request, const aff_slice *argv) {
+    uint64_t epoch = number(argv[3]);
+    entry *e = redis_get(c, argv[0]);
+    c->claims++;
+    if (e) {
+        uint64_t stored = strtoull((const char *)e->value.data, NULL, 10);
+        const uint8_t *space = memchr(e->value.data, ' ', e->value.len);
+        assert_non_null(space);
+        bool own_boot = memcmp(space + 1, argv[1].data, AFF_BOOT_LEN) == 0;
+        bool expected = aff__equal(slice(&e->value), argv[4]);
+        aff_value values[2] = {integer(own_boot && stored >= epoch), string(slice(&e->value))};
+        if (values[0].integer == 1 || (!own_boot && !expected)) {
+            reply(s, request, 0, 2, values);
+            return;
+        }
+        if (stored > epoch) epoch = stored;
+    }
+    if (argv[6].data[0] == '1') {
+        reply(s, request, 0, 1, (aff_value[]){integer(2)});
+        return;
+    }
+    uint64_t clock = 1700000000000000u + (c->now + (uint64_t)c->clock_offset) * 1000;
+    clock += c->commands_run; /* each takes a microsecond */
+    epoch = (epoch > clock ? epoch : clock) + 1;
+    char record[512];
+    int len = snprintf(record, sizeof(record), "%llu %.*s %.*s", (unsigned long long)epoch,
+                       (int)argv[1].len, (const char *)argv[1].data, (int)argv[2].len,
+                       (const char *)argv[2].data);
+    remember_epoch(c, argv[0], epoch);
+    redis_set(c, argv[0], aff__slice(record, (size_t)len), number(argv[5]));
+    aff_value values[2] = {integer(1), string(aff__slice(record, (size_t)len))};
+    reply(s, request, 0, 2, values);
+}
+
+static inline int64_t redis_listeners(cluster *c, aff_slice channel) {
+    int64_t n = 0;
+    for (int i = 0; i < SERVERS_MAX; i++) {
+        server *s = &c->servers[i];
+        n += s->engine && s->connected && aff__equal(slice(&s->channel), channel);
+    }
+    return n;
+}
+
+static inline bool redis_loses(cluster *c, const server *from, const server *to, aff_slice batch) {
+    if (c->lose_count == 0 || !(batch.data[1] & 1)) return false;
+    if (from != &c->servers[c->lose_from] || to != &c->servers[c->lose_to]) return false;
+    c->lose_count--;
+    return true;
+}
+
+static inline void redis_publish(cluster *c, server *from, uint64_t request, aff_slice channel,
+                                 aff_slice batch) {
+    c->batches++;
+    if (batch.len > c->largest_batch) c->largest_batch = batch.len;
+    if (batch.data[1] & 1) set(&c->captured, batch);
+    for (int i = 0; i < SERVERS_MAX; i++) {
+        server *to = &c->servers[i];
+        if (!to->engine || !to->connected || !aff__equal(slice(&to->channel), channel)) continue;
+        if (redis_loses(c, from, to, batch)) continue;
+        post(to, &(aff_event){.type = AFF_EV_MESSAGE, .data = batch});
+    }
+    reply(from, request, 0, 1, (aff_value[]){integer(redis_listeners(c, channel))});
+}
+
+static inline void redis_run(cluster *c, server *s, const command *cmd) {
+    aff_slice argv[AFF_ARGV_MAX];
+    for (int i = 0; i < cmd->argc; i++) argv[i] = slice(&cmd->argv[i]);
+    if (cmd->is_publish) {
+        redis_publish(c, s, cmd->request, argv[0], argv[1]);
+        return;
+    }
+    entry *e = redis_get(c, argv[0]);
+    bool same = e && cmd->argc > 1 && aff__equal(slice(&e->value), argv[1]);
+    aff_value values[2] = {integer(same), {0}};
+    size_t count = 1;
+    switch ((int)cmd->script) {
+        case AFF_SCRIPT_JOIN:
+            values[0] = integer(!e || same);
+            if (!e || same) {
+                redis_set(c, argv[0], argv[1], number(argv[2]));
+            } else {
+                values[1] = string(slice(&e->value));
+                count = 2;
+            }
+            break;
+        case AFF_SCRIPT_RENEW:
+        case AFF_SCRIPT_REFRESH:
+            if (same) e->expires_at = c->now + number(argv[2]);
+            break;
+        case AFF_SCRIPT_LEAVE:
+        case AFF_SCRIPT_RELEASE:
+            if (same) redis_del(c, argv[0]);
+            break;
+        case AFF_SCRIPT_CLAIM: redis_claim(c, s, cmd->request, argv); return;
+        case AFF_COMMAND_GET:
+            values[0] = e ? string(slice(&e->value)) : (aff_value){.type = AFF_VALUE_NIL};
+            break;
+        case AFF_COMMAND_NUMSUB:
+            values[0] = string(argv[0]);
+            values[1] = integer(redis_listeners(c, argv[0]));
+            count = 2;
+            break;
+        default: fail_msg("unknown script %d", (int)cmd->script);
+    }
+    reply(s, cmd->request, 0, count, values);
+}
+
+static inline void command_free(command *cmd) {
+    for (int i = 0; i < cmd->argc; i++) free(cmd->argv[i].data);
+    free(cmd);
+}
+
+static inline command *next_command(server *s) {
+    command *cmd = s->commands;
+    if (!cmd) return NULL;
+    s->commands = cmd->next;
+    if (!s->commands) s->commands_end = &s->commands;
+    return cmd;
+}
+
+static inline void send_command(server *s, const aff_action *act) {
+    if (!s->connected) {
+        reply(s, act->request, AFF_ENOTCONN, 0, NULL);
+        return;
+    }
+    command *cmd = calloc(1, sizeof(*cmd));
+    assert_non_null(cmd);
+    cmd->request = act->request;
+    cmd->is_publish = act->type == AFF_ACT_PUBLISH;
+    cmd->script = act->script;
+    cmd->argc = cmd->is_publish ? 2 : act->argc;
+    if (cmd->is_publish) {
+        set(&cmd->argv[0], act->name);
+        set(&cmd->argv[1], act->data);
+    } else {
+        for (int i = 0; i < act->argc; i++) set(&cmd->argv[i], act->argv[i]);
+    }
+    *s->commands_end = cmd;
+    s->commands_end = &cmd->next;
+}
+
+/* ---- Hocuspocus, as far as it matters here --------------------------------------------------- */
+
+static inline void make_frame(bytes *out, aff_slice address, uint64_t type, aff_slice body) {
+    add_text(out, address);
+    add_uint(out, type);
+    add(out, body.data, body.len);
+}
+
+static inline void make_auth(bytes *out, aff_slice address, uint8_t kind, const char *text) {
+    bytes body = {0};
+    add_uint(&body, kind);
+    add_text(&body, aff__str(text));
+    make_frame(out, address, AFF_HP_AUTH, slice(&body));
+    free(body.data);
+}
+
+/* What Hocuspocus answers to a client's frame, if anything: the token "no" is denied. */
+static inline bool hocuspocus_answer(aff_slice data, bytes *answer, bool *over) {
+    aff__client_frame frame;
+    assert_true(aff__parse_client_frame(data, &frame));
+    *over = false;
+    if (frame.type == AFF_HP_AUTH) {
+        bool denied =
+            frame.body.len >= 2 && memcmp(frame.body.data + frame.body.len - 2, "no", 2) == 0;
+        make_auth(answer, frame.address, denied ? AFF_HP_DENIED : 2, "");
+        *over = denied;
+        return true;
+    }
+    if (frame.type != AFF_HP_CLOSE) return false;
+    make_frame(answer, frame.address, AFF_HP_CLOSE, aff__none());
+    *over = true;
+    return true;
+}
+
+static inline void app_local(cluster *c, server *s, uint32_t socket, aff_slice data) {
+    bytes answer = {0};
+    bool over;
+    trace(s->trace, "local:%u:%s", socket, frame_word(data));
+    if (hocuspocus_answer(data, &answer, &over)) {
+        aff__client_frame frame;
+        aff__parse_client_frame(data, &frame);
+        trace(c->clients[socket].trace, "%s", frame_word(slice(&answer)));
+        if (over) {
+            post(s,
+                 &(aff_event){.type = AFF_EV_ROUTE_END, .socket = socket, .name = frame.address});
+        }
+    }
+    free(answer.data);
+}
+
+static inline void app_proxy_frame(server *s, uint32_t proxy, aff_slice data) {
+    bytes answer = {0};
+    bool over;
+    trace(s->trace, "proxy:%u:%s", proxy, frame_word(data));
+    if (hocuspocus_answer(data, &answer, &over)) {
+        post(s,
+             &(aff_event){
+                 .type = AFF_EV_PROXY_SEND, .sockets = &proxy, .count = 1, .data = slice(&answer)});
+    }
+    free(answer.data);
+}
+
+static inline const char *status_word(int status) {
+    return status == 0 ? "ok" : aff_error_name(status);
+}
+
+static inline void app_send(cluster *c, const aff_action *act) {
+    for (uint32_t i = 0; i < act->count; i++) {
+        client *to = &c->clients[act->sockets[i]];
+        if (to->open) trace(to->trace, "%s", frame_word(act->data));
+    }
+}
+
+static inline void close_client(cluster *c, server *s, const aff_action *act) {
+    client *k = &c->clients[act->socket];
+    if (!k->open) return;
+    k->open = false;
+    trace(k->trace, "closed:%u", act->code);
+    post(s, &(aff_event){.type = AFF_EV_SOCKET_CLOSE, .socket = act->socket});
+}
+
+static inline void act_on(cluster *c, server *s, const aff_action *act) {
+    s->owed += aff_action_credit(act);
+    unsigned long long request = act->request;
+    switch (act->type) {
+        case AFF_ACT_REDIS:
+        case AFF_ACT_PUBLISH: send_command(s, act); break;
+        case AFF_ACT_SUBSCRIBE:
+            set(&s->channel, act->name);
+            if (s->connected) {
+                post(s, &(aff_event){.type = AFF_EV_SUBSCRIBED, .name = act->name});
+            }
+            break;
+        case AFF_ACT_READY: trace(s->trace, "ready"); break;
+        case AFF_ACT_FAILED: trace(s->trace, "failed:%s", status_word(act->status)); break;
+        case AFF_ACT_SEND: app_send(c, act); break;
+        case AFF_ACT_SOCKET_CLOSE: close_client(c, s, act); break;
+        case AFF_ACT_LOCAL: app_local(c, s, act->socket, act->data); break;
+        case AFF_ACT_ROUTE: break; /* for the facade's short cut; see test_core_route.c */
+        case AFF_ACT_PROXY_OPEN:
+            trace(s->trace, "proxy:%u:open:%s", act->socket, word(act->name));
+            break;
+        case AFF_ACT_PROXY_FRAME: app_proxy_frame(s, act->socket, act->data); break;
+        case AFF_ACT_PROXY_ALIVE: trace(s->trace, "proxy:%u:alive", act->socket); break;
+        case AFF_ACT_PROXY_CLOSE:
+            trace(s->trace, "proxy:%u:closed:%u", act->socket, act->code);
+            break;
+        case AFF_ACT_CLAIMED:
+            if (act->status == AFF_EOWNED) {
+                trace(s->trace, "claim:%llu:owned:%s", request, word(act->name));
+            } else {
+                trace(s->trace, "claim:%llu:%s", request, status_word(act->status));
+            }
+            break;
+        case AFF_ACT_LOST: trace(s->trace, "lost:%s", word(act->document)); break;
+        case AFF_ACT_EVENT_RUN:
+            trace(s->trace, "run:%llu:%s:%s:%s", request, word(act->name), word(act->document),
+                  word(act->data));
+            break;
+        case AFF_ACT_EVENT_LOCAL: trace(s->trace, "here:%llu", request); break;
+        case AFF_ACT_EVENT_DONE:
+            trace(s->trace, "done:%llu:%s%s%s", request, status_word(act->status),
+                  act->data.len ? ":" : "", word(act->data));
+            break;
+        case AFF_ACT_LOG: break;
+        case AFF_ACT_STOPPED: trace(s->trace, "stopped"); break;
+    }
+}
+
+/* ---- Running ------------------------------------------------------------------------------- */
+
+static inline void stop_process(server *s);
+
+static inline void step(cluster *c, server *s, const aff_event *event) {
+    if (!s->engine) return;
+    int status = aff_step(s->engine, c->now, event);
+    if (status == AFF_ENOMEM && s->out_of_memory) {
+        assert_int_equal(aff_step(s->engine, c->now, event), AFF_ENOMEM);
+        assert_int_equal(aff_valid_until(s->engine), 0);
+        stop_process(s);
+        return;
+    }
+    assert_int_equal(status, 0);
+    aff_check(s->engine);
+    for (const aff_action *act; (act = aff_next_action(s->engine));) act_on(c, s, act);
+    aff_stats stats;
+    aff_get_stats(s->engine, &stats);
+    assert_int_equal(stats.backlog, s->owed);
+}
+
+/* The app takes what it was given; credit for the peers. */
+static inline void consume(cluster *c, int i) {
+    server *s = &c->servers[i];
+    aff_event consumed = {.type = AFF_EV_CONSUMED, .bytes = s->owed};
+    s->owed = 0;
+    step(c, s, &consumed);
+    if (s->engine) step(c, s, &(aff_event){.type = AFF_EV_FLUSH});
+}
+
+/* I1: two servers never own a document at the same time while both are members. */
+static inline void check_owners(cluster *c) {
+    for (int i = 0; i < SERVERS_MAX; i++) {
+        aff_engine *a = c->servers[i].engine;
+        if (!a || !aff__is_member(a)) continue;
+        for (aff__item *d = NULL; (d = aff__map_next(&a->docs, d));) {
+            if (AFF_OF(d, aff__doc, item)->state != AFF_DOC_OWNED) continue;
+            for (int j = i + 1; j < SERVERS_MAX; j++) {
+                aff_engine *b = c->servers[j].engine;
+                if (!b || c->now >= aff_valid_until(b)) continue;
+                aff__doc *other = aff__doc_find(b, d->key);
+                assert_false(other && other->state == AFF_DOC_OWNED);
+            }
+        }
+    }
+}
+
+/* One turn of a server's loop: all that waits for it, then a flush. */
+static inline bool turn(cluster *c, server *s) {
+    bool worked = false;
+    while (s->engine && !s->mute && s->commands) {
+        command *cmd = next_command(s);
+        c->commands_run++;
+        redis_run(c, s, cmd);
+        command_free(cmd);
+        worked = true;
+    }
+    if (!s->engine || s->deaf || !s->inbox.first) return worked;
+    for (input *in; s->engine && (in = take(s));) {
+        step(c, s, &in->event);
+        input_free(in);
+    }
+    if (!s->engine) return true;
+    step(c, s, &(aff_event){.type = AFF_EV_FLUSH});
+    if (s->hungry && s->owed) consume(c, (int)(s - c->servers));
+    return true;
+}
+
+/* Delivers everything that is under way, until nothing is. */
+static inline void settle(cluster *c) {
+    for (int rounds = 0;; rounds++) {
+        bool worked = false;
+        for (int i = 0; i < SERVERS_MAX; i++) worked |= turn(c, &c->servers[i]);
+        check_owners(c);
+        if (!worked) return;
+        if (rounds == 10000) fail_msg("the cluster does not come to rest");
+    }
+}
+
+/* Lets time pass; every engine is ticked at its deadlines. */
+static inline void advance(cluster *c, uint64_t ms) {
+    uint64_t end = c->now + ms;
+    for (int same = 0;;) {
+        settle(c);
+        uint64_t next = end;
+        for (int i = 0; i < SERVERS_MAX; i++) {
+            server *s = &c->servers[i];
+            if (s->engine && !s->deaf && aff_deadline(s->engine) < next) {
+                next = aff_deadline(s->engine);
+            }
+        }
+        same = next > c->now ? 0 : same + 1;
+        if (same == 1000) fail_msg("a deadline does not move");
+        if (next > c->now) c->now = next;
+        for (int i = 0; i < SERVERS_MAX; i++) {
+            server *s = &c->servers[i];
+            if (!s->engine || s->deaf || aff_deadline(s->engine) > c->now) continue;
+            step(c, s, &(aff_event){.type = AFF_EV_TICK});
+            if (s->engine) step(c, s, &(aff_event){.type = AFF_EV_FLUSH});
+        }
+        settle(c);
+        if (c->now >= end) {
+            bool due = false;
+            for (int i = 0; i < SERVERS_MAX; i++) {
+                server *s = &c->servers[i];
+                due |= s->engine && !s->deaf && aff_deadline(s->engine) <= c->now;
+            }
+            if (!due) return;
+        }
+    }
+}
+
+/* ---- Servers ------------------------------------------------------------------------------- */
+
+static inline cluster *cluster_new(void) {
+    cluster *c = calloc(1, sizeof(*c));
+    assert_non_null(c);
+    c->now = 1000000;
+    for (int i = 0; i < SERVERS_MAX; i++) {
+        server *s = &c->servers[i];
+        s->name[0] = (char)('A' + i);
+        s->config = (aff_config){.server_id = s->name,
+                                 .prefix = "rsa",
+                                 .seed = 1000u + (unsigned)i,
+                                 .lock_ttl_ms = 10000,
+                                 .proxy_socket_ttl_ms = 30000,
+                                 .event_ttl_ms = 5000};
+        s->inbox.end = &s->inbox.first;
+        s->commands_end = &s->commands;
+    }
+    return c;
+}
+
+static inline void connect_redis(cluster *c, int i) {
+    server *s = &c->servers[i];
+    s->connected = true;
+    post(s, &(aff_event){.type = AFF_EV_REDIS_UP});
+    if (s->channel.len) {
+        post(s, &(aff_event){.type = AFF_EV_SUBSCRIBED, .name = slice(&s->channel)});
+    }
+    settle(c);
+}
+
+/* Starts a server's process; a second time: after it was killed, as a new run. */
+static inline void start(cluster *c, int i) {
+    server *s = &c->servers[i];
+    s->config.seed += 100;
+    s->hungry = true;
+    s->owed = 0;
+    int status = aff_new(&s->config, &s->engine);
+    if (status == AFF_ENOMEM && s->out_of_memory) return;
+    assert_int_equal(status, 0);
+    connect_redis(c, i);
+}
+
+static inline void stop_process(server *s) {
+    aff_free(s->engine);
+    s->engine = NULL;
+    s->connected = s->mute = s->deaf = false;
+    s->channel.len = 0;
+    for (command *cmd; (cmd = next_command(s));) command_free(cmd);
+    for (input *in; (in = take(s));) input_free(in);
+}
+
+/* SIGKILL: nobody is told, and its clients' sockets break. */
+static inline void kill_server(cluster *c, int i) {
+    for (int k = 0; k < CLIENTS_MAX; k++) {
+        if (c->clients[k].server == i) c->clients[k].open = false;
+    }
+    stop_process(&c->servers[i]);
+}
+
+static inline void cluster_free(cluster *c) {
+    for (int i = 0; i < SERVERS_MAX; i++) {
+        stop_process(&c->servers[i]);
+        free(c->servers[i].channel.data);
+    }
+    redis_lose_everything(c);
+    for (entry *e; (e = c->history);) {
+        c->history = e->next;
+        free(e->key.data);
+        free(e);
+    }
+    free(c->captured.data);
+    free(c);
+}
+
+/* A cluster of `count` servers that are ready; their traces start empty. */
+static inline cluster *cluster_of(int count) {
+    cluster *c = cluster_new();
+    for (int i = 0; i < count; i++) {
+        start(c, i);
+        assert_string_equal(c->servers[i].trace, "ready");
+        c->servers[i].trace[0] = '\0';
+    }
+    return c;
+}
+
+/* A server's connections to Redis break: what is under way to Redis never arrives. */
+static inline void cut(cluster *c, int i) {
+    server *s = &c->servers[i];
+    s->connected = false;
+    for (command *cmd; (cmd = next_command(s));) {
+        reply(s, cmd->request, AFF_ENOTCONN, 0, NULL);
+        command_free(cmd);
+    }
+    post(s, &(aff_event){.type = AFF_EV_REDIS_DOWN});
+    post(s, &(aff_event){.type = AFF_EV_UNSUBSCRIBED});
+    settle(c);
+}
+
+/* The next `count` batches with frames on the link are lost on the way. */
+static inline void lose(cluster *c, int from, int to, int count) {
+    c->lose_from = from;
+    c->lose_to = to;
+    c->lose_count = count;
+}
+
+static inline aff_stats stats_of(cluster *c, int i) {
+    aff_stats stats;
+    aff_get_stats(c->servers[i].engine, &stats);
+    return stats;
+}
+
+/* ---- What happens in scenarios --------------------------------------------------------------- */
+
+/* `doc/session` in a test is `doc NUL session` in the frame. */
+static inline aff_slice address_of(const char *text) {
+    static char copy[2][256];
+    static unsigned next;
+    char *out = copy[next++ % 2];
+    snprintf(out, 256, "%s", text);
+    char *slash = strchr(out, '/');
+    if (slash) *slash = '\0';
+    return aff__slice(out, strlen(text));
+}
+
+static inline void tell(cluster *c, int i, const aff_event *event) {
+    post(&c->servers[i], event);
+    settle(c);
+}
+
+/* A client opens its socket. Clients are numbered by the test, from 1. */
+static inline void open_client(cluster *c, uint32_t k, int i) {
+    c->clients[k].server = i;
+    c->clients[k].open = true;
+    c->clients[k].trace[0] = '\0';
+    tell(c, i, &(aff_event){.type = AFF_EV_SOCKET_OPEN, .socket = k, .data = aff__str("GET /")});
+}
+
+static inline void close_socket(cluster *c, uint32_t k) {
+    c->clients[k].open = false;
+    tell(c, c->clients[k].server, &(aff_event){.type = AFF_EV_SOCKET_CLOSE, .socket = k});
+}
+
+/* Only sent: delivered by the next settle(), with whatever else is sent until then. */
+static inline void send_raw(cluster *c, uint32_t k, aff_slice data) {
+    post(&c->servers[c->clients[k].server],
+         &(aff_event){.type = AFF_EV_SOCKET_FRAME, .socket = k, .data = data});
+}
+
+static inline void send_auth(cluster *c, uint32_t k, const char *address, const char *token) {
+    bytes frame = {0};
+    make_auth(&frame, address_of(address), AFF_HP_TOKEN, token);
+    send_raw(c, k, slice(&frame));
+    free(frame.data);
+}
+
+static inline void send_edit(cluster *c, uint32_t k, const char *address, const char *text) {
+    bytes frame = {0};
+    make_frame(&frame, address_of(address), 0, aff__str(text));
+    send_raw(c, k, slice(&frame));
+    free(frame.data);
+}
+
+static inline void send_close(cluster *c, uint32_t k, const char *address) {
+    bytes frame = {0};
+    make_frame(&frame, address_of(address), AFF_HP_CLOSE, aff__none());
+    send_raw(c, k, slice(&frame));
+    free(frame.data);
+}
+
+static inline void auth(cluster *c, uint32_t k, const char *address) {
+    send_auth(c, k, address, "token");
+    settle(c);
+}
+
+static inline void edit(cluster *c, uint32_t k, const char *address, const char *text) {
+    send_edit(c, k, address, text);
+    settle(c);
+}
+
+static inline void leave(cluster *c, uint32_t k, const char *address) {
+    send_close(c, k, address);
+    settle(c);
+}
+
+/* Hocuspocus at a server sends a frame to proxy sockets. */
+static inline void broadcast(cluster *c, int i, const char *address, const char *text,
+                             uint32_t count, const uint32_t *proxies) {
+    bytes frame = {0};
+    make_frame(&frame, address_of(address), 0, aff__str(text));
+    tell(c, i,
+         &(aff_event){
+             .type = AFF_EV_PROXY_SEND, .sockets = proxies, .count = count, .data = slice(&frame)});
+    free(frame.data);
+}
+
+static inline void send_claim(cluster *c, int i, uint64_t request, const char *document,
+                              aff_use use) {
+    post(&c->servers[i],
+         &(aff_event){
+             .type = AFF_EV_CLAIM, .request = request, .document = aff__str(document), .use = use});
+}
+
+static inline void claim(cluster *c, int i, uint64_t request, const char *document, aff_use use) {
+    send_claim(c, i, request, document, use);
+    settle(c);
+}
+
+static inline void unuse(cluster *c, int i, const char *document, aff_use use) {
+    tell(c, i, &(aff_event){.type = AFF_EV_UNUSE, .document = aff__str(document), .use = use});
+}
+
+static inline void send_emit(cluster *c, int i, uint64_t request, const char *document,
+                             const char *data, bool only_if_open) {
+    post(&c->servers[i], &(aff_event){.type = AFF_EV_EMIT,
+                                      .request = request,
+                                      .name = aff__str("ping"),
+                                      .document = aff__str(document),
+                                      .data = aff__str(data),
+                                      .flag = only_if_open});
+}
+
+static inline void emit(cluster *c, int i, uint64_t request, const char *document,
+                        const char *data) {
+    send_emit(c, i, request, document, data, false);
+    settle(c);
+}
+
+/* ---- What is expected ------------------------------------------------------------------------ */
+
+/* The whole trace since the last time, and nothing else. */
+#define expect(c, i, text)                                                                         \
+    do {                                                                                           \
+        assert_string_equal((c)->servers[i].trace, text);                                          \
+        (c)->servers[i].trace[0] = '\0';                                                           \
+    } while (0)
+
+#define expect_client(c, k, text)                                                                  \
+    do {                                                                                           \
+        assert_string_equal((c)->clients[k].trace, text);                                          \
+        (c)->clients[k].trace[0] = '\0';                                                           \
+    } while (0)
+
+/* What happened before is not what this test is about. */
+static inline void forget_traces(cluster *c) {
+    for (int i = 0; i < SERVERS_MAX; i++) c->servers[i].trace[0] = '\0';
+    for (int k = 0; k < CLIENTS_MAX; k++) c->clients[k].trace[0] = '\0';
+}
+
+/* The epoch in a document's record; 0 where there is none. */
+static inline uint64_t epoch_of(cluster *c, const char *document) {
+    char key[300];
+    snprintf(key, sizeof(key), "rsaLock:%s", document);
+    const char *record = redis_text(c, key);
+    return record ? strtoull(record, NULL, 10) : 0;
+}
+
+/* Whose record a document's lease is: "A", or "" where there is none. */
+static inline const char *owner_of(cluster *c, const char *document) {
+    char key[300];
+    snprintf(key, sizeof(key), "rsaLock:%s", document);
+    const char *record = redis_text(c, key);
+    return record ? strrchr(record, ' ') + 1 : "";
+}
+
+#endif

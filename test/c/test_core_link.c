@@ -1,0 +1,575 @@
+/* Links: batches, sessions, credit, and what happens when messages are lost. */
+#include "cluster.h"
+
+/* A owns "doc"; client 1 at B has it open through proxy socket 1. */
+static cluster *linked(void) {
+    cluster *c = cluster_of(2);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    open_client(c, 1, B);
+    auth(c, 1, "doc");
+    forget_traces(c);
+    return c;
+}
+
+static aff__peer *peer_at(cluster *c, int at, int of) {
+    aff_slice boot = aff__str(aff_boot(c->servers[of].engine));
+    return aff__peer_find(c->servers[at].engine, boot);
+}
+
+/* A batch as a peer would write it; `frames` may be anything. */
+static void make_batch(bytes *out, const char *from, const char *to, uint8_t flags,
+                       uint64_t session, uint64_t seq, aff_slice frames) {
+    add(out, (uint8_t[]){1, flags}, 2);
+    const char *boots[] = {from, to};
+    for (int b = 0; b < 2; b++) {
+        for (int i = 0; i < AFF_BOOT_LEN; i += 2) {
+            char hex[3] = {boots[b][i], boots[b][i + 1], 0};
+            add(out, (uint8_t[]){(uint8_t)strtoul(hex, NULL, 16)}, 1);
+        }
+    }
+    add_uint(out, session);
+    add_uint(out, seq);
+    add_uint(out, 0);
+    add_uint(out, 1 << 20);
+    add(out, frames.data, frames.len);
+}
+
+static void inject(cluster *c, int to, const bytes *batch) {
+    tell(c, to, &(aff_event){.type = AFF_EV_MESSAGE, .data = slice(batch)});
+}
+
+static void batches_are_numbered_and_acknowledged(void **state) {
+    (void)state;
+    cluster *c = linked();
+    uint64_t before = peer_at(c, B, A)->out_seq;
+    for (int i = 0; i < 5; i++) edit(c, 1, "doc", "x");
+    assert_int_equal(peer_at(c, B, A)->out_seq, before + 5);
+    assert_int_equal(peer_at(c, A, B)->in_seq, before + 5);
+    advance(c, 200); /* not each one by a batch of its own */
+    assert_int_equal(peer_at(c, B, A)->acked_seq, before + 5);
+    assert_int_equal(stats_of(c, A).gaps + stats_of(c, B).gaps, 0);
+    cluster_free(c);
+}
+
+static void everything_of_one_loop_turn_is_one_batch(void **state) {
+    (void)state;
+    cluster *c = linked();
+    advance(c, 1000);
+    size_t before = c->batches;
+    for (int i = 0; i < 50; i++) send_edit(c, 1, "doc", "x");
+    settle(c);
+    assert_int_equal(c->batches, before + 1);
+    cluster_free(c);
+}
+
+static void an_idle_link_costs_no_more_than_its_beat(void **state) {
+    (void)state;
+    cluster *c = linked();
+    advance(c, 1000);
+    size_t before = c->batches;
+    advance(c, 100000);
+    assert_in_range(c->batches - before, 2, 130); /* both sides, lockTTL/3, answered */
+    expect_client(c, 1, "");
+    assert_int_equal(stats_of(c, A).gaps + stats_of(c, B).gaps, 0);
+    cluster_free(c);
+}
+
+static void a_64_mib_message_crosses_in_fragments(void **state) {
+    (void)state;
+    cluster *c = linked();
+    size_t len = 64 << 20;
+    char *text = malloc(len + 1);
+    assert_non_null(text);
+    memset(text, 'x', len);
+    text[len] = '\0';
+    send_edit(c, 1, "doc", text);
+    send_edit(c, 1, "doc", "behind it");
+    settle(c);
+    free(text);
+    expect(c, A, "proxy:1:doc:[67108864] proxy:1:doc:behind it");
+    assert_in_range(c->largest_batch, 128 << 10, (256 << 10) + 1024);
+    assert_int_equal(stats_of(c, B).queued, 0);
+    cluster_free(c);
+}
+
+static void a_message_above_the_limit_closes_its_socket(void **state) {
+    (void)state;
+    cluster *c = linked();
+    char *text = malloc(AFF_MESSAGE_MAX + 1);
+    assert_non_null(text);
+    memset(text, 'x', AFF_MESSAGE_MAX);
+    text[AFF_MESSAGE_MAX] = '\0';
+    edit(c, 1, "doc", text);
+    free(text);
+    expect_client(c, 1, "closed:1009");
+    expect(c, A, "proxy:1:closed:1005");
+    assert_int_equal(stats_of(c, B).gaps, 0);
+    cluster_free(c);
+}
+
+static char *text_of(size_t len) {
+    char *text = malloc(len + 1);
+    assert_non_null(text);
+    memset(text, 'x', len);
+    text[len] = '\0';
+    return text;
+}
+
+static void a_sender_stops_at_the_window_and_goes_on_when_the_app_has_consumed(void **state) {
+    (void)state;
+    cluster *c = linked();
+    c->servers[A].hungry = false;
+    char *text = text_of(100 << 10);
+    for (int i = 0; i < 300; i++) edit(c, 1, "doc", text); /* 30 MB */
+    free(text);
+    /* Delivered: up to the backlog's limit, and what was allowed before it was reached. */
+    size_t owed = c->servers[A].owed;
+    assert_in_range(owed, 8 << 20, 13 << 20);
+    assert_true(stats_of(c, B).queued > (15 << 20));
+    advance(c, 30000);
+    assert_int_equal(c->servers[A].owed, owed);
+    assert_true(c->clients[1].open);
+    assert_int_equal(stats_of(c, A).gaps + stats_of(c, B).gaps, 0);
+    for (int i = 0; i < 10; i++) {
+        consume(c, A);
+        settle(c);
+    }
+    assert_int_equal(stats_of(c, B).queued, 0);
+    cluster_free(c);
+}
+
+static void credit_that_was_lost_is_asked_for_again(void **state) {
+    (void)state;
+    cluster *c = linked();
+    c->servers[A].hungry = false;
+    char *text = text_of(100 << 10);
+    for (int i = 0; i < 200; i++) edit(c, 1, "doc", text);
+    free(text);
+    assert_true(stats_of(c, B).queued > 0);
+    c->servers[B].connected = false; /* the message that says so reaches nobody */
+    c->servers[A].hungry = true;
+    consume(c, A);
+    settle(c);
+    c->servers[B].connected = true;
+    assert_true(stats_of(c, B).queued > 0);
+    advance(c, 2000);
+    assert_int_equal(stats_of(c, B).queued, 0);
+    assert_int_equal(stats_of(c, B).gaps, 0);
+    cluster_free(c);
+}
+
+static void an_overflowing_link_ends_its_session_not_the_server(void **state) {
+    (void)state;
+    cluster *c = cluster_new();
+    c->servers[B].config.link_queue_max = 2 << 20;
+    start(c, A);
+    start(c, B);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    open_client(c, 1, B);
+    open_client(c, 2, B);
+    auth(c, 1, "doc");
+    auth(c, 2, "local");
+    forget_traces(c);
+    c->servers[A].deaf = true;
+    char *text = text_of(100 << 10);
+    for (int i = 0; i < 100 && c->clients[1].open; i++) edit(c, 1, "doc", text);
+    free(text);
+    expect_client(c, 1, "closed:4205");
+    c->servers[A].deaf = false;
+    settle(c);
+    assert_true(c->clients[2].open);
+    open_client(c, 3, B);
+    auth(c, 3, "doc");
+    expect_client(c, 3, "doc:authenticated");
+    cluster_free(c);
+}
+
+static void h13_a_lost_batch_raises_the_session_on_both_sides_and_closes_the_sockets(void **state) {
+    (void)state;
+    cluster *c = linked();
+    open_client(c, 2, B); /* has nothing to do with that link */
+    auth(c, 2, "local");
+    forget_traces(c);
+    uint64_t before = peer_at(c, A, B)->session;
+    lose(c, B, A, 1);
+    edit(c, 1, "doc", "lost");
+    edit(c, 1, "doc", "behind it");
+    assert_true(peer_at(c, A, B)->session > before);
+    assert_int_equal(peer_at(c, A, B)->session, peer_at(c, B, A)->session);
+    expect(c, A, "proxy:1:closed:1006"); /* nothing behind the gap was delivered */
+    expect_client(c, 1, "closed:4205");
+    assert_true(c->clients[2].open);
+    assert_int_equal(stats_of(c, A).gaps, 1);
+    open_client(c, 3, B);
+    auth(c, 3, "doc");
+    edit(c, 3, "doc", "x");
+    expect(c, A, "proxy:2:open:B proxy:2:doc:token proxy:2:doc:x");
+    cluster_free(c);
+}
+
+static void h13_a_lost_last_batch_is_noticed_within_a_second(void **state) {
+    (void)state;
+    cluster *c = linked();
+    advance(c, 500);
+    lose(c, B, A, 1);
+    edit(c, 1, "doc", "lost");
+    expect_client(c, 1, "");
+    advance(c, 1001);
+    expect_client(c, 1, "closed:4205");
+    assert_int_equal(stats_of(c, A).gaps, 1);
+    cluster_free(c);
+}
+
+static void h13_a_lost_batch_from_the_owner_is_noticed_too(void **state) {
+    (void)state;
+    cluster *c = linked();
+    advance(c, 500);
+    lose(c, A, B, 1);
+    broadcast(c, A, "doc", "lost", 1, (uint32_t[]){1});
+    advance(c, 1001);
+    expect_client(c, 1, "closed:4205");
+    expect(c, A, "proxy:1:closed:1006");
+    assert_int_equal(stats_of(c, B).gaps, 1);
+    cluster_free(c);
+}
+
+static void h13_offers_that_were_lost_are_made_again(void **state) {
+    (void)state;
+    cluster *c = linked();
+    open_client(c, 2, B);
+    lose(c, B, A, 1);
+    send_edit(c, 2, "doc", "before");
+    send_auth(c, 2, "doc", "token");
+    settle(c);
+    expect(c, A, "");
+    advance(c, 1001);
+    edit(c, 2, "doc", "x");
+    expect(c, A,
+           "proxy:1:closed:1006 proxy:2:open:B proxy:2:doc:before proxy:2:doc:token "
+           "proxy:2:doc:x");
+    expect_client(c, 2, "doc:authenticated");
+    expect_client(c, 1, "closed:4205"); /* it was established: what it missed is unknown */
+    cluster_free(c);
+}
+
+static void h13_acceptances_that_were_lost_are_heard_the_second_time(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    open_client(c, 1, B);
+    lose(c, A, B, 1);
+    auth(c, 1, "doc");
+    edit(c, 1, "doc", "x");
+    advance(c, 1500);
+    edit(c, 1, "doc", "y");
+    assert_true(c->clients[1].open);
+    expect_client(c, 1, "doc:authenticated");
+    expect(c, A,
+           "claim:1:ok proxy:1:open:B proxy:1:doc:token proxy:1:doc:x proxy:1:closed:1006 "
+           "proxy:2:open:B proxy:2:doc:token proxy:2:doc:x proxy:2:doc:y");
+    cluster_free(c);
+}
+
+static void many_losses_in_both_directions_still_end_in_one_session(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    for (uint32_t round = 0; round < 20; round++) {
+        open_client(c, 1, B);
+        lose(c, round % 2 ? A : B, round % 2 ? B : A, 1 + (int)round % 3);
+        auth(c, 1, "doc");
+        edit(c, 1, "doc", "x");
+        advance(c, 700);
+        close_socket(c, 1);
+    }
+    c->lose_count = 0;
+    advance(c, 3000);
+    open_client(c, 1, B);
+    auth(c, 1, "doc");
+    expect_client(c, 1, "doc:authenticated");
+    assert_int_equal(peer_at(c, A, B)->session, peer_at(c, B, A)->session);
+    cluster_free(c);
+}
+
+static void a_redis_restart_in_the_middle_of_typing_is_noticed(void **state) {
+    (void)state;
+    cluster *c = linked();
+    cut(c, A);
+    edit(c, 1, "doc", "into the void");
+    advance(c, 50);
+    connect_redis(c, A);
+    advance(c, 1001);
+    expect_client(c, 1, "closed:4205");
+    cluster_free(c);
+}
+
+static void h17_proxy_sockets_are_closed_when_their_origin_was_silent_for_their_ttl(void **state) {
+    (void)state;
+    cluster *c = linked();
+    kill_server(c, B);
+    advance(c, 29000);
+    expect(c, A, "");
+    advance(c, 1100);
+    expect(c, A, "proxy:1:closed:1006");
+    assert_int_equal(stats_of(c, A).proxies, 0);
+    cluster_free(c);
+}
+
+static void h14_publishing_to_nobody_is_evidence_that_is_acted_on(void **state) {
+    (void)state;
+    cluster *c = linked();
+    kill_server(c, A);
+    start(c, A); /* the membership names another boot as soon as the probe is over */
+    advance(c, 900);
+    edit(c, 1, "doc", "x");
+    advance(c, 1000); /* long before lockTTL / 2 of silence */
+    expect_client(c, 1, "closed:4205");
+    cluster_free(c);
+}
+
+static void a_dead_owners_clients_are_told_when_its_membership_ends(void **state) {
+    (void)state;
+    cluster *c = linked();
+    kill_server(c, A);
+    advance(c, 11000);
+    expect_client(c, 1, "closed:4205");
+    open_client(c, 2, B);
+    auth(c, 2, "doc");
+    expect_client(c, 2, "doc:authenticated");
+    assert_string_equal(owner_of(c, "doc"), "B");
+    cluster_free(c);
+}
+
+static void an_owner_that_is_only_silent_is_not_taken_for_dead(void **state) {
+    (void)state;
+    cluster *c = linked();
+    aff_engine *b = c->servers[B].engine;
+    for (int i = 0; i < 20; i++) { /* nothing of A's reaches B, yet its membership stands */
+        c->servers[B].channel.data[0] ^= 1;
+        advance(c, 1000);
+        c->servers[B].channel.data[0] ^= 1;
+    }
+    assert_int_equal(aff__peer_find(b, aff__str(aff_boot(c->servers[A].engine))) != NULL, 1);
+    advance(c, 2000);
+    expect(c, A, "");
+    assert_true(c->clients[1].open);
+    cluster_free(c);
+}
+
+static void bye_moves_the_documents_at_once(void **state) {
+    (void)state;
+    cluster *c = linked();
+    open_client(c, 2, B);
+    c->servers[A].deaf = true;
+    auth(c, 2, "doc"); /* offered to A */
+    c->servers[A].deaf = false;
+    step(c, &c->servers[A], &(aff_event){.type = AFF_EV_SHUTDOWN});
+    settle(c);
+    expect_client(c, 1, "closed:4205");
+    advance(c, 10);
+    expect_client(c, 2, "doc:authenticated");
+    assert_string_equal(owner_of(c, "doc"), "B");
+    assert_int_equal(stats_of(c, B).peers, 0);
+    assert_int_equal(stats_of(c, B).gaps, 0);
+    cluster_free(c);
+}
+
+static void a_batch_for_a_former_boot_is_dropped(void **state) {
+    (void)state;
+    cluster *c = linked();
+    edit(c, 1, "doc", "x");
+    bytes late = {0};
+    add(&late, c->captured.data, c->captured.len);
+    redis_del(c, aff__str("rsaServer:A")); /* A starts again under a new boot */
+    advance(c, 4000);
+    forget_traces(c);
+    uint64_t stale = stats_of(c, A).stale;
+    inject(c, A, &late);
+    expect(c, A, "");
+    assert_int_equal(stats_of(c, A).stale, stale + 1);
+    free(late.data);
+    cluster_free(c);
+}
+
+static void a_batch_from_a_former_boot_delivers_nothing(void **state) {
+    (void)state;
+    cluster *c = linked();
+    edit(c, 1, "doc", "x");
+    bytes late = {0};
+    add(&late, c->captured.data, c->captured.len);
+    kill_server(c, B);
+    advance(c, 31000);
+    expect(c, A, "proxy:1:doc:x proxy:1:closed:1006");
+    inject(c, A, &late);
+    advance(c, 2000);
+    expect(c, A, "");
+    free(late.data);
+    cluster_free(c);
+}
+
+static void a_batch_that_comes_twice_is_read_once(void **state) {
+    (void)state;
+    cluster *c = linked();
+    edit(c, 1, "doc", "x");
+    inject(c, A, &c->captured);
+    edit(c, 1, "doc", "y");
+    expect(c, A, "proxy:1:doc:x proxy:1:doc:y");
+    assert_true(c->clients[1].open);
+    cluster_free(c);
+}
+
+static void a_link_that_one_side_has_forgotten_works_again(void **state) {
+    (void)state;
+    cluster *c = linked();
+    edit(c, 1, "doc", "x");
+    close_socket(c, 1);
+    advance(c, 1000);
+    /* Ten idle minutes later B's tick comes before A's, and B has a client before A forgets. */
+    aff__peer_gone(c->servers[B].engine, peer_at(c, B, A), "idle");
+    assert_int_equal(stats_of(c, A).peers, 1);
+    forget_traces(c);
+    open_client(c, 2, B);
+    auth(c, 2, "doc");
+    edit(c, 2, "doc", "y");
+    expect_client(c, 2, "doc:authenticated");
+    expect(c, A, "proxy:2:open:B proxy:2:doc:token proxy:2:doc:y");
+    cluster_free(c);
+}
+
+static void h28_malformed_batches_are_counted_and_dropped(void **state) {
+    (void)state;
+    cluster *c = linked();
+    const char *a = aff_boot(c->servers[A].engine), *b = aff_boot(c->servers[B].engine);
+    bytes whole = {0};
+    make_batch(&whole, b, a, 1, 99, 1, aff__none());
+    uint64_t before = stats_of(c, A).malformed;
+    for (size_t len = 0; len < whole.len; len++) { /* cut off anywhere */
+        bytes part = {0};
+        add(&part, whole.data, len);
+        inject(c, A, &part);
+        free(part.data);
+    }
+    assert_int_equal(stats_of(c, A).malformed - before, whole.len);
+    whole.data[0] = 9; /* a version of the future */
+    inject(c, A, &whole);
+    assert_int_equal(stats_of(c, A).malformed - before, whole.len + 1);
+    expect(c, A, "");
+    edit(c, 1, "doc", "x");
+    expect(c, A, "proxy:1:doc:x");
+    free(whole.data);
+    cluster_free(c);
+}
+
+static void h28_malformed_frames_are_counted_and_skipped(void **state) {
+    (void)state;
+    cluster *c = cluster_of(1);
+    const char *a = aff_boot(c->servers[A].engine), *ghost = "00112233445566ff";
+    const uint8_t frames[][12] = {
+        {0},                                                  /* no type */
+        {1, 99},                                              /* an unknown one */
+        {1, AFF_FRAME_HELLO},                                 /* no serverId */
+        {3, AFF_FRAME_OPEN, 1, 9},                            /* a request shorter than it says */
+        {2, AFF_FRAME_ACCEPT, 1},                             /* no epoch */
+        {2, AFF_FRAME_KICK, 1},                               /* no code */
+        {4, AFF_FRAME_OUT, 1, 1, 'd'},                        /* no targets */
+        {6, AFF_FRAME_OUT, 1, 1, 'd', 99, 1},                 /* fewer than it says */
+        {3, AFF_FRAME_EVENT, 1, 1},                           /* no document */
+        {2, AFF_FRAME_RESULT, 1},                             /* no status */
+        {3, AFF_FRAME_FRAGMENT, 0, 1},                        /* a fragment of nothing */
+        {4, AFF_FRAME_FRAGMENT, 5, 1, 7},                     /* a middle without a beginning */
+        {5, AFF_FRAME_FRAGMENT, 0, 1, AFF_FRAME_FRAGMENT, 0}, /* a fragment of a fragment */
+        {4, AFF_FRAME_FRAGMENT, 0, 1, AFF_FRAME_BYE},
+        {200, 1}, /* longer than the batch */
+    };
+    for (size_t i = 0; i < sizeof(frames) / sizeof(*frames); i++) {
+        bytes batch = {0};
+        size_t len = frames[i][0] == 200 ? 2 : (size_t)frames[i][0] + 1;
+        make_batch(&batch, ghost, a, 1, 1, i + 1, aff__slice(frames[i], len));
+        inject(c, A, &batch);
+        assert_int_equal(stats_of(c, A).malformed, i + 1);
+        free(batch.data);
+    }
+    expect(c, A, "");
+    cluster_free(c);
+}
+
+static void frames_about_what_does_not_exist_are_stale(void **state) {
+    (void)state;
+    cluster *c = cluster_of(1);
+    const char *a = aff_boot(c->servers[A].engine), *ghost = "00112233445566ff";
+    const uint8_t frames[] = {4,
+                              AFF_FRAME_DATA,
+                              1,
+                              1,
+                              0,
+                              2,
+                              AFF_FRAME_CLOSE,
+                              1,
+                              2,
+                              AFF_FRAME_ALIVE,
+                              1,
+                              4,
+                              AFF_FRAME_ACCEPT,
+                              1,
+                              1,
+                              'd',
+                              4,
+                              AFF_FRAME_REFUSE,
+                              1,
+                              1,
+                              'd'};
+    bytes batch = {0};
+    make_batch(&batch, ghost, a, 1, 1, 1, aff__slice(frames, sizeof(frames)));
+    inject(c, A, &batch);
+    expect(c, A, "");
+    assert_int_equal(stats_of(c, A).stale, 5);
+    assert_int_equal(stats_of(c, A).malformed, 0);
+    free(batch.data);
+    cluster_free(c);
+}
+
+static void a_batch_of_our_own_is_ignored(void **state) {
+    (void)state;
+    cluster *c = cluster_of(1);
+    const char *a = aff_boot(c->servers[A].engine);
+    bytes batch = {0};
+    make_batch(&batch, a, a, 1, 1, 1, aff__none());
+    inject(c, A, &batch);
+    assert_int_equal(stats_of(c, A).peers, 0);
+    free(batch.data);
+    cluster_free(c);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(batches_are_numbered_and_acknowledged),
+        cmocka_unit_test(everything_of_one_loop_turn_is_one_batch),
+        cmocka_unit_test(an_idle_link_costs_no_more_than_its_beat),
+        cmocka_unit_test(a_64_mib_message_crosses_in_fragments),
+        cmocka_unit_test(a_message_above_the_limit_closes_its_socket),
+        cmocka_unit_test(a_sender_stops_at_the_window_and_goes_on_when_the_app_has_consumed),
+        cmocka_unit_test(credit_that_was_lost_is_asked_for_again),
+        cmocka_unit_test(an_overflowing_link_ends_its_session_not_the_server),
+        cmocka_unit_test(h13_a_lost_batch_raises_the_session_on_both_sides_and_closes_the_sockets),
+        cmocka_unit_test(h13_a_lost_last_batch_is_noticed_within_a_second),
+        cmocka_unit_test(h13_a_lost_batch_from_the_owner_is_noticed_too),
+        cmocka_unit_test(h13_offers_that_were_lost_are_made_again),
+        cmocka_unit_test(h13_acceptances_that_were_lost_are_heard_the_second_time),
+        cmocka_unit_test(many_losses_in_both_directions_still_end_in_one_session),
+        cmocka_unit_test(a_redis_restart_in_the_middle_of_typing_is_noticed),
+        cmocka_unit_test(h17_proxy_sockets_are_closed_when_their_origin_was_silent_for_their_ttl),
+        cmocka_unit_test(h14_publishing_to_nobody_is_evidence_that_is_acted_on),
+        cmocka_unit_test(a_dead_owners_clients_are_told_when_its_membership_ends),
+        cmocka_unit_test(an_owner_that_is_only_silent_is_not_taken_for_dead),
+        cmocka_unit_test(bye_moves_the_documents_at_once),
+        cmocka_unit_test(a_batch_for_a_former_boot_is_dropped),
+        cmocka_unit_test(a_batch_from_a_former_boot_delivers_nothing),
+        cmocka_unit_test(a_batch_that_comes_twice_is_read_once),
+        cmocka_unit_test(a_link_that_one_side_has_forgotten_works_again),
+        cmocka_unit_test(h28_malformed_batches_are_counted_and_dropped),
+        cmocka_unit_test(h28_malformed_frames_are_counted_and_skipped),
+        cmocka_unit_test(frames_about_what_does_not_exist_are_stale),
+        cmocka_unit_test(a_batch_of_our_own_is_ignored),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
