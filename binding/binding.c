@@ -456,6 +456,12 @@ static bool set_tables(napi_env env, napi_value exports) {
            napi_set_named_property(env, exports, "errors", errors) == napi_ok;
 }
 
+/* The header's macros define these without declaring them. */
+#ifdef NODE_API_MODULE_GET_API_VERSION
+int32_t NODE_API_MODULE_GET_API_VERSION(void);
+#endif
+napi_value NAPI_MODULE_INITIALIZER(napi_env env, napi_value exports);
+
 NAPI_MODULE_INIT() {
     if (!set_tables(env, exports)) {
         throw_last(env);

@@ -168,8 +168,7 @@ static void utf8_is_told_from_what_only_looks_like_it(void **state) {
                                "\xc0\x80",
                                "\xc1\xbf",
                                "\xc2",
-                               "\xc2"
-                               "a",
+                               "\xc2\x61",
                                "\xe0\x9f\xbf",
                                "\xed\xa0\x80",
                                "\xe2\x82",
