@@ -423,6 +423,7 @@ static const constant constants[] = {
     {"ON_EVENT_RUN", AFF_ACT_EVENT_RUN},
     {"ON_EVENT_LOCAL", AFF_ACT_EVENT_LOCAL},
     {"ON_EVENT_DONE", AFF_ACT_EVENT_DONE},
+    {"ON_NEWS", AFF_ACT_NEWS},
     {"ON_LOG", AFF_ACT_LOG},
     {"ON_STOPPED", AFF_ACT_STOPPED},
     {"ON_PACK", AFF_RECORD_PACK},

@@ -189,11 +189,13 @@ typedef enum {
     AFF_ACT_PROXY_FRAME,  /* `socket`: the proxy; `data` */
     AFF_ACT_PROXY_ALIVE,  /* `socket`: the proxy's client has sent something elsewhere */
     AFF_ACT_PROXY_CLOSE,  /* `socket`: the proxy; `code`, `data` */
-    AFF_ACT_CLAIMED,      /* `request`; `status` 0, AFF_EOWNED (`name`: the owner), AFF_EREDIS */
+    AFF_ACT_CLAIMED,      /* `request`; `status` 0 (`bytes`: the epoch), AFF_EOWNED (`name`: the
+                             owner), AFF_EREDIS */
     AFF_ACT_LOST,         /* `document`: this server has lost it; its connections are ended */
     AFF_ACT_EVENT_RUN,    /* `request`, `name`, `document`, `data`: run it; AFF_EV_EVENT_RESULT */
     AFF_ACT_EVENT_LOCAL,  /* `request` of AFF_EV_EMIT: run it here; then end AFF_USE_EVENT */
     AFF_ACT_EVENT_DONE,   /* `request` of AFF_EV_EMIT; `status`, `data`: the result or the error */
+    AFF_ACT_NEWS,         /* `status`: aff_news, `document`, `name`: a server, `request`: epoch */
     AFF_ACT_LOG,          /* `data`: for people; `status`: 0 info, 1 warning */
     AFF_ACT_STOPPED       /* nothing is left to do */
 } aff_action_type;
@@ -209,6 +211,16 @@ typedef enum {
     AFF_ROUTE_RECALL /* not any more: tell what you know of it, with AFF_EV_ROUTE_STATE */
 } aff_route_place;
 
+/* What an operator wants to know. */
+typedef enum {
+    AFF_NEWS_OWNED,       /* a document is owned here, under an epoch */
+    AFF_NEWS_LOST,        /* another server (`name`) owns it now */
+    AFF_NEWS_TAKEOVER,    /* it was taken from a dead server (`name`); AFF_NEWS_OWNED follows */
+    AFF_NEWS_RESYNC,      /* messages to a server (`name`) were lost, and sent again */
+    AFF_NEWS_SERVER_UP,   /* first word from a server */
+    AFF_NEWS_SERVER_DOWN  /* a server is gone */
+} aff_news;
+
 enum { AFF_ARGV_MAX = 8 };
 
 typedef struct {
@@ -219,7 +231,7 @@ typedef struct {
     uint32_t socket;
     uint32_t count;
     const uint32_t *sockets;
-    uint64_t request;
+    uint64_t request, bytes;
     int status;
     uint16_t code;
     aff_slice document, name, data;

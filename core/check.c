@@ -42,6 +42,11 @@ static size_t count_frames(aff_slice rest) {
     return n;
 }
 
+/* A link leads to another server, or it is the one back to ourselves. */
+static bool is_peer(const aff_engine *e, const aff__peer *peer) {
+    return peer == e->self || is_mapped(&e->peers, &peer->item);
+}
+
 /* ---- Membership -------------------------------------------------------------------------- */
 
 static void check_member(const aff_engine *e) {
@@ -80,6 +85,14 @@ static size_t count_routes(const aff__doc *doc, aff__route_state state) {
     return n;
 }
 
+static size_t count_placeable(const aff__doc *doc) {
+    size_t n = 0;
+    for (const aff__list *i = doc->routes.next; i != &doc->routes; i = i->next) {
+        n += aff__route_placeable(AFF_OF(i, const aff__route, by_doc));
+    }
+    return n;
+}
+
 static size_t count_accepted(const aff__doc *doc) {
     size_t n = 0;
     for (const aff__list *i = doc->served.next; i != &doc->served; i = i->next) {
@@ -99,9 +112,14 @@ static void check_doc(const aff_engine *e, const aff__doc *doc) {
     bool owned = doc->state == AFF_DOC_OWNED, remote = doc->state == AFF_DOC_REMOTE;
     size_t local = count_routes(doc, AFF_ROUTE_LOCAL), accepted = count_accepted(doc);
     /* I2: no frame reaches Hocuspocus for a document that this server does not own, unless the
-     * document is being claimed again under a new boot or epoch, or the server is leaving. */
+     * document is being claimed again under a new boot or epoch, is just being handed off, or the
+     * server is leaving. */
     bool serves = local > 0 || accepted > 0;
-    AFF_ASSERT(!serves || owned || doc->kept || e->member.state == AFF_MEMBER_LEAVING);
+    bool is_left = doc->state == AFF_DOC_RELEASING && doc->left;
+    AFF_ASSERT(!serves || owned || doc->kept || is_left || e->member.state == AFF_MEMBER_LEAVING);
+    AFF_ASSERT(!doc->left || is_left);
+    AFF_ASSERT(!doc->kept || doc->state == AFF_DOC_FREE || doc->state == AFF_DOC_CLAIMING ||
+               doc->state == AFF_DOC_CHECKING);
     /* I3: a document without uses, waiters, routes and served addresses is not OWNED, nor kept in
      * mind as REMOTE. */
     AFF_ASSERT(!is_idle(doc) || doc->state == AFF_DOC_FREE || is_asked(doc) || doc->refreshing);
@@ -112,9 +130,10 @@ static void check_doc(const aff_engine *e, const aff__doc *doc) {
     AFF_ASSERT(remote == (doc->owner != NULL));
     AFF_ASSERT(!remote || (doc->epoch > 0 && is_mapped(&e->peers, &doc->owner->item)));
     /* I9: nobody waits for what is known: OWNED has no waiters, and neither OWNED nor REMOTE has
-     * a route that looks for the owner. */
+     * a route that looks for the owner, unless it waits for its client's token. */
     AFF_ASSERT(!owned || aff__list_empty(&doc->waiters));
-    AFF_ASSERT(!(owned || remote) || count_routes(doc, AFF_ROUTE_LOOKUP) == 0);
+    AFF_ASSERT(doc->lookups == count_routes(doc, AFF_ROUTE_LOOKUP));
+    AFF_ASSERT(!(owned || remote) || count_placeable(doc) == 0);
     /* I10: every route served here and every accepted address is one use. */
     AFF_ASSERT(doc->uses[AFF_USE_ROUTE] == local + accepted);
     /* I11: no epoch is above the highest one seen. */
@@ -188,8 +207,37 @@ static void check_waiters(const aff_engine *e) {
 /* ---- The origin's side ------------------------------------------------------------------- */
 
 static bool is_pending(const aff__route *route) {
-    return route->state == AFF_ROUTE_WAITING || route->state == AFF_ROUTE_LOOKUP ||
-           route->state == AFF_ROUTE_OFFERED;
+    bool no_owner = route->state == AFF_ROUTE_WAITING || route->state == AFF_ROUTE_LOOKUP ||
+                    route->state == AFF_ROUTE_OFFERED;
+    return no_owner && route->shim.phase == AFF_SHIM_IDLE;
+}
+
+/* I27: the shim stands in for a client between two owners, never beside one that knows it; it waits
+ * for a token as long as it stands in the list of those, in the order of their deadlines. */
+static void check_shim(const aff_engine *e, const aff__route *route) {
+    const aff__shim *shim = &route->shim;
+    switch (route->state) {
+        case AFF_ROUTE_LOOKUP: AFF_ASSERT(shim->phase != AFF_SHIM_SYNC); break;
+        case AFF_ROUTE_OFFERED:
+            AFF_ASSERT(shim->phase == AFF_SHIM_IDLE || shim->phase == AFF_SHIM_AUTH);
+            break;
+        case AFF_ROUTE_REMOTE:
+        case AFF_ROUTE_CLOSING: AFF_ASSERT(shim->phase != AFF_SHIM_TOKEN); break;
+        default: AFF_ASSERT(shim->phase == AFF_SHIM_IDLE); break;
+    }
+    AFF_ASSERT((shim->phase == AFF_SHIM_TOKEN) == is_linked(&e->shims, &shim->by_time));
+    AFF_ASSERT(shim->before_step2 <= shim->forwarded);
+}
+
+static size_t count_tokens(const aff_engine *e) {
+    uint64_t before = 0;
+    size_t n = 0;
+    for (const aff__list *i = e->shims.next; i != &e->shims; i = i->next, n++) {
+        const aff__shim *shim = AFF_OF(i, const aff__shim, by_time);
+        AFF_ASSERT(shim->phase == AFF_SHIM_TOKEN && shim->deadline >= before);
+        before = shim->deadline;
+    }
+    return n;
 }
 
 static void check_route(const aff_engine *e, const aff__socket *socket, const aff__route *route) {
@@ -211,6 +259,7 @@ static void check_route(const aff_engine *e, const aff__socket *socket, const af
     AFF_ASSERT(count_frames(aff__buf_slice(&route->held)) == route->held_count);
     bool passes = route->state == AFF_ROUTE_REMOTE || route->state == AFF_ROUTE_LOCAL;
     AFF_ASSERT(!passes || route->held_count == 0);
+    check_shim(e, route);
 }
 
 static void check_visit(const aff_engine *e, const aff__socket *socket, const aff__visit *visit) {
@@ -224,7 +273,7 @@ static void check_visit(const aff_engine *e, const aff__socket *socket, const af
     /* I17: a socket visits a peer at most once, and as long as it has routes there. */
     AFF_ASSERT(visit->socket == socket && same == 1);
     AFF_ASSERT(visit->route_count == routes && routes > 0);
-    AFF_ASSERT(is_mapped(&e->peers, &visit->peer->item));
+    AFF_ASSERT(is_peer(e, visit->peer));
     AFF_ASSERT(is_linked(&visit->peer->visits, &visit->by_peer));
 }
 
@@ -251,13 +300,17 @@ static void check_socket(const aff_engine *e, const aff__socket *socket) {
 }
 
 static void check_sockets(const aff_engine *e) {
-    size_t pending = 0, routes = 0;
+    size_t pending = 0, routes = 0, tokens = 0;
     for (aff__item *i = NULL; (i = aff__map_next(&e->sockets, i));) {
         const aff__socket *socket = AFF_OF(i, const aff__socket, item);
         check_socket(e, socket);
         pending += socket->pending_count;
         routes += socket->route_count;
+        for (const aff__list *r = socket->routes.next; r != &socket->routes; r = r->next) {
+            tokens += AFF_OF(r, const aff__route, by_socket)->shim.phase == AFF_SHIM_TOKEN;
+        }
     }
+    AFF_ASSERT(tokens == count_tokens(e)); /* I27 */
     AFF_ASSERT(pending == e->pending_count && routes == e->routes.count); /* I18 */
 }
 
@@ -269,11 +322,12 @@ static void check_served(const aff_engine *e, const aff__proxy *proxy, const aff
     AFF_ASSERT(memcmp(served->item.key.data, &proxy->id, 4) == 0);
     AFF_ASSERT(is_mapped(&e->docs, &served->doc->item));
     AFF_ASSERT(is_linked(&served->doc->served, &served->by_doc));
-    /* I21: it is accepted and holds nothing, under its document's epoch; or it waits for the
-     * answer to a claim. */
+    /* I21: it is accepted and holds nothing, under its document's epoch and one not above it
+     * since; or it waits for the answer to a claim. */
     const aff__doc *doc = served->doc;
     count_frames(aff__buf_slice(&served->held));
     AFF_ASSERT(!served->accepted || served->held.len == 0);
+    AFF_ASSERT(served->since <= served->epoch);
     AFF_ASSERT(!served->accepted || doc->state != AFF_DOC_OWNED || served->epoch == doc->epoch);
     AFF_ASSERT(served->accepted || doc->state == AFF_DOC_CLAIMING ||
                doc->state == AFF_DOC_CHECKING);
@@ -285,7 +339,7 @@ static void check_proxies(const aff_engine *e) {
         const aff__proxy *proxy = AFF_OF(i, const aff__proxy, item);
         /* I22: a proxy socket is in both maps and at its peer. */
         AFF_ASSERT(is_mapped(&e->proxies_by_origin, &proxy->by_origin));
-        AFF_ASSERT(is_mapped(&e->peers, &proxy->peer->item));
+        AFF_ASSERT(is_peer(e, proxy->peer));
         AFF_ASSERT(is_linked(&proxy->peer->proxies, &proxy->by_peer));
         for (const aff__list *s = proxy->routes.next; s != &proxy->routes; s = s->next) {
             check_served(e, proxy, AFF_OF(s, const aff__served, by_proxy));
@@ -295,6 +349,7 @@ static void check_proxies(const aff_engine *e) {
     for (aff__item *i = NULL; (i = aff__map_next(&e->peers, i));) {
         listed += COUNT(AFF_OF(i, const aff__peer, item)->proxies);
     }
+    if (e->self) listed += COUNT(e->self->proxies);
     AFF_ASSERT(served == e->served.count && listed == e->proxies.count);
     AFF_ASSERT(e->proxies.count == e->proxies_by_origin.count);
 }
@@ -315,12 +370,27 @@ static size_t next_batch_len(const aff__peer *peer) {
     return len;
 }
 
+/* The batches that are not acknowledged lie in the queue one behind the other. */
+static void check_kept_batches(const aff__peer *peer) {
+    size_t kept = 0, count = peer->sizes.len / sizeof(uint32_t);
+    for (size_t b = 0; b < count; b++) {
+        uint32_t size;
+        memcpy(&size, peer->sizes.data + b * sizeof(size), sizeof(size));
+        count_frames(aff__slice(peer->queue.data + peer->acked_at + kept, size));
+        kept += size;
+    }
+    AFF_ASSERT(peer->out_seq - peer->acked_seq == count && peer->acked_at + kept == peer->queue_at);
+}
+
 static void check_peer(const aff_engine *e, const aff__peer *peer) {
-    /* I23: no link leads to ourselves, and a session counts from 1. */
-    AFF_ASSERT(strcmp(peer->boot, e->member.boot) != 0 && peer->session > 0);
-    /* I24: the queue is whole frames behind `queue_at`, and bounded (but for what the last frame
-     * needs around it). */
+    /* I23: a link leads to another process, but for the one that leads back to ours; and it has a
+     * session. */
+    bool is_ours = memcmp(peer->process, e->member.boot, AFF_PROCESS_LEN) == 0;
+    AFF_ASSERT(is_ours == (peer == e->self) && peer->session > 0);
+    /* I24: the queue is what is not acknowledged, batch by batch, then whole frames that are not
+     * sent; and these are bounded (but for what the last frame needs around it). */
     AFF_ASSERT(peer->queue_at <= peer->queue.len && peer->queue.len <= peer->queue.cap);
+    check_kept_batches(peer);
     size_t unsent = peer->queue.len - peer->queue_at;
     AFF_ASSERT(unsent <= e->config.link_queue_max + 8192);
     AFF_ASSERT(peer->fragment.len <= AFF_MESSAGE_MAX);
@@ -337,7 +407,8 @@ static void check_peer(const aff_engine *e, const aff__peer *peer) {
 }
 
 static void check_peers(const aff_engine *e) {
-    size_t visits = 0, expected = 0;
+    size_t visits = e->self ? COUNT(e->self->visits) : 0, expected = 0;
+    if (e->self) check_peer(e, e->self);
     for (aff__item *i = NULL; (i = aff__map_next(&e->peers, i));) {
         const aff__peer *peer = AFF_OF(i, const aff__peer, item);
         check_peer(e, peer);

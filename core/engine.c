@@ -176,6 +176,12 @@ void aff__log(aff_engine *e, int level, const char *format, ...) {
     aff__act(e, AFF_ACT_LOG, aff__none(), aff__none(), aff__slice(text, used))->status = level;
 }
 
+void aff__news(aff_engine *e, aff_news news, aff_slice document, aff_slice server, uint64_t epoch) {
+    aff_action *act = aff__act(e, AFF_ACT_NEWS, document, server, aff__none());
+    act->status = (int)news;
+    act->request = epoch;
+}
+
 /* ---- Requests to Redis ------------------------------------------------------------------- */
 
 aff_slice aff__key(aff_engine *e, const char *kind, aff_slice rest) {

@@ -315,6 +315,7 @@ aff_action *aff__act(aff_engine *e, aff_action_type type, aff_slice document, af
                      aff_slice data);
 void aff__log(aff_engine *e, int level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+void aff__news(aff_engine *e, aff_news news, aff_slice document, aff_slice server, uint64_t epoch);
 uint64_t aff__random(aff_engine *e);
 
 uint64_t aff__remember_ask(aff_engine *e, aff__ask_kind kind, aff__doc *doc, const char *boot);
@@ -340,6 +341,7 @@ bool aff__is_member(const aff_engine *e);
 aff__doc *aff__doc_get(aff_engine *e, aff_slice name); /* makes it where there is none */
 aff__doc *aff__doc_find(const aff_engine *e, aff_slice name);
 bool aff__doc_serves(const aff__doc *doc); /* ours, or ours until Redis says otherwise */
+void aff__saw_epoch(aff_engine *e, uint64_t epoch); /* epochs to come are above it */
 void aff__doc_use(aff_engine *e, aff__doc *doc, aff_use use);
 void aff__doc_unuse(aff_engine *e, aff__doc *doc, aff_use use);
 /* Goes on with a document after anything about it has changed: asks for it, releases it, or

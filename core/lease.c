@@ -216,6 +216,7 @@ static void answer_claim(aff_engine *e, aff__waiter *waiter, int status, aff_sli
     aff_action *act = aff__act(e, AFF_ACT_CLAIMED, aff__none(), owner, aff__none());
     act->request = waiter->request;
     act->status = status;
+    act->bytes = status == 0 ? waiter->doc->epoch : 0;
     aff__waiter_free(e, waiter);
 }
 
@@ -338,6 +339,7 @@ static void lost(aff_engine *e, aff__doc *doc) {
     aff__served_lost(e, doc);
     move_local_routes(e, doc);
     aff__act(e, AFF_ACT_LOST, doc->item.key, aff__none(), aff__none());
+    aff__news(e, AFF_NEWS_LOST, doc->item.key, aff__buf_slice(&doc->owner->server_id), doc->epoch);
 }
 
 /* ---- Answers of Redis -------------------------------------------------------------------- */
@@ -361,12 +363,15 @@ static bool parse_record(aff_slice record, record_fields *out) {
     return true;
 }
 
-static void saw_epoch(aff_engine *e, uint64_t epoch) {
+void aff__saw_epoch(aff_engine *e, uint64_t epoch) {
     if (epoch > e->stats.epoch_max) e->stats.epoch_max = epoch;
 }
 
 static void won(aff_engine *e, aff__doc *doc, aff_slice record, const record_fields *fields) {
     bool renewed = doc->kept && doc->epoch != fields->epoch;
+    if (!doc->kept || renewed) {
+        aff__news(e, AFF_NEWS_OWNED, doc->item.key, aff__none(), fields->epoch);
+    }
     to(e, doc, AFF_DOC_OWNED);
     doc->epoch = fields->epoch;
     doc->kept = false;
@@ -432,7 +437,7 @@ static void on_claim_answer(aff_engine *e, aff__doc *doc, const aff_event *reply
         place_parked(e, doc);
         return;
     }
-    saw_epoch(e, fields.epoch);
+    aff__saw_epoch(e, fields.epoch);
     if (result == 1) {
         won(e, doc, record, &fields);
         return;
@@ -464,6 +469,7 @@ static void on_holder_answer(aff_engine *e, aff__doc *doc, const aff__ask *ask,
     aff__log(e, 0, "taking a document over from %.*s, which is dead", (int)fields.server.len,
              (const char *)fields.server.data);
     e->stats.takeovers++;
+    aff__news(e, AFF_NEWS_TAKEOVER, doc->item.key, fields.server, fields.epoch);
     claim(e, doc, record);
 }
 

@@ -120,6 +120,7 @@ static void new_session(aff_engine *e, aff__peer *peer, uint64_t session) {
 void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why) {
     aff__log(e, 0, "server %.*s is gone (%s)", (int)peer->server_id.len,
              (const char *)peer->server_id.data, why);
+    aff__news(e, AFF_NEWS_SERVER_DOWN, aff__none(), aff__buf_slice(&peer->server_id), 0);
     aff__map_remove(&e->peers, &peer->item);
     aff__docs_forget_owner(e, peer);
     end_all(e, peer);
@@ -280,6 +281,7 @@ static void send_again(aff_engine *e, aff__peer *peer) {
     if (e->now - peer->resent_at < REPAIR_EVERY_MS) return;
     peer->resent_at = e->now;
     e->stats.gaps++;
+    aff__news(e, AFF_NEWS_RESYNC, aff__none(), aff__buf_slice(&peer->server_id), 0);
     size_t at = peer->acked_at;
     for (uint64_t i = 0; peer->acked_seq + i < peer->out_seq; i++) {
         uint32_t size = size_of_batch(peer, i);
@@ -412,6 +414,7 @@ static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame) {
     switch ((aff__frame_type)type) {
         case AFF_FRAME_HELLO:
             if (!aff__get_bytes(&frame, &id) || !is_server_id(id)) return false;
+            if (peer->in_seq == 1) aff__news(e, AFF_NEWS_SERVER_UP, aff__none(), frame, 0);
             peer->server_id.len = 0;
             aff__put(&peer->server_id, id.data, id.len);
             return true;

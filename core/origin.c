@@ -567,6 +567,7 @@ static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
         }
     } else if (epoch > route->epoch) { /* the same owner has claimed its document anew */
         route->epoch = epoch;
+        aff__saw_epoch(e, epoch);
         aff__doc *doc = route->doc;
         if (doc->state == AFF_DOC_REMOTE && doc->owner == peer) doc->epoch = epoch;
     }

@@ -49,6 +49,7 @@ static void deliver_action(aff_instance *in, const aff_action *a) {
         .socket = a->socket,
         .status = a->status,
         .request = a->type == AFF_ACT_ROUTE ? a->count : a->request,
+        .bytes = a->bytes,
         .document = a->document,
         .name = a->name,
         .data = a->data,
@@ -269,7 +270,7 @@ static void on_record(aff_instance *in, const aff_record *r) {
         .type = r->kind == AFF_RECORD_UNPACKED ? AFF_EV_MESSAGE : (aff_event_type)r->kind,
         .socket = r->socket,
         .request = r->request,
-        .bytes = r->request,
+        .bytes = r->bytes,
         .status = r->status,
         .code = r->code,
         .flag = r->flag,
@@ -460,7 +461,7 @@ aff_block aff_instance_take(aff_instance *in) {
 
 int aff_instance_consumed(aff_instance *in, uint64_t credit) {
     if (credit == 0) return 0;
-    return aff_instance_post(in, &(aff_record){.kind = AFF_EV_CONSUMED, .request = credit});
+    return aff_instance_post(in, &(aff_record){.kind = AFF_EV_CONSUMED, .bytes = credit});
 }
 
 uint64_t aff_instance_valid_until(const aff_instance *in) {

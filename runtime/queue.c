@@ -32,7 +32,7 @@ static uint8_t *put(uint8_t *to, const void *from, size_t len) {
 
 static void write_record(uint8_t *to, const aff_record *r, uint32_t len) {
     uint8_t flag = r->flag;
-    double request = (double)r->request;
+    double request = (double)r->request, bytes = (double)r->bytes;
     uint32_t document_len = (uint32_t)r->document.len, name_len = (uint32_t)r->name.len;
     to = put(to, &len, 4);
     to = put(to, &r->kind, 1);
@@ -41,6 +41,7 @@ static void write_record(uint8_t *to, const aff_record *r, uint32_t len) {
     to = put(to, &r->socket, 4);
     to = put(to, &r->status, 4);
     to = put(to, &request, 8);
+    to = put(to, &bytes, 8);
     to = put(to, &document_len, 4);
     to = put(to, &name_len, 4);
     to = put(to, r->document.data, r->document.len);
@@ -83,7 +84,7 @@ bool aff_record_read(const aff_block *block, size_t *at, aff_record *out) {
     const uint8_t *from = block->data + *at;
     uint32_t len, document_len, name_len;
     uint8_t flag;
-    double request;
+    double request, bytes;
     from = get(from, &len, 4);
     from = get(from, &out->kind, 1);
     from = get(from, &flag, 1);
@@ -91,10 +92,12 @@ bool aff_record_read(const aff_block *block, size_t *at, aff_record *out) {
     from = get(from, &out->socket, 4);
     from = get(from, &out->status, 4);
     from = get(from, &request, 8);
+    from = get(from, &bytes, 8);
     from = get(from, &document_len, 4);
     from = get(from, &name_len, 4);
     out->flag = flag != 0;
     out->request = (uint64_t)request;
+    out->bytes = (uint64_t)bytes;
     out->document = (aff_slice){from, document_len};
     out->name = (aff_slice){from + document_len, name_len};
     size_t rest = len + 4 - AFF_RECORD_HEADER - document_len - name_len;

@@ -5,7 +5,7 @@
  * machines that Node runs on are). The reader takes everything at once, as one block of memory.
  *
  *   u32 length of the record, without these four bytes
- *   u8 kind | u8 flag | u16 code | u32 socket | i32 status | f64 request |
+ *   u8 kind | u8 flag | u16 code | u32 socket | i32 status | f64 request | f64 bytes |
  *   u32 length of document | u32 length of name | document | name | data
  */
 #ifndef AFF_QUEUE_H
@@ -15,7 +15,7 @@
 
 #include "aff.h"
 
-enum { AFF_RECORD_HEADER = 32 };
+enum { AFF_RECORD_HEADER = 40 };
 
 typedef struct {
     uint8_t kind;
@@ -23,7 +23,7 @@ typedef struct {
     uint16_t code;
     uint32_t socket;
     int32_t status;
-    uint64_t request; /* up to 2^53 */
+    uint64_t request, bytes; /* up to 2^53 */
     aff_slice document, name, data;
 } aff_record;
 

@@ -1,3 +1,4 @@
+import { EventEmitter } from 'node:events'
 import { SkipFurtherHooksError } from '@hocuspocus/common'
 import type {
   Document,
@@ -11,7 +12,7 @@ import type {
 } from '@hocuspocus/server'
 import { LazyConnection, type SocketForHocuspocus } from './connection.js'
 import { Documents, MERGE_EVENT } from './documents.js'
-import { Engine, RemoteFailure, type EngineEvents } from './engine.js'
+import { Engine, type EngineEvents, type News, type NewsKind, RemoteFailure } from './engine.js'
 import { AffinityError } from './errors.js'
 import { documentOf } from './frames.js'
 import type { ClientConnection, HandleConnection } from './hocuspocus.js'
@@ -64,6 +65,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #refusedKeys = new Map<string, number>()
   #proxies = new Map<number, ProxySocket>()
   #lastSocket = 0
+  #news = new EventEmitter()
+  #failClosedTimer: NodeJS.Timeout | undefined
 
   /** @throws AffinityError `AFF_EINVAL`; its message names the option. */
   constructor(configuration: Configuration<TCE>) {
@@ -154,6 +157,42 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     return handler(documentName, payload)
   }
 
+  /**
+   * The epoch under which this server owns a document: it grows with every change of owner, for good. Give it to
+   * your database, and let that refuse older ones (`WHERE epoch <= $1`): then a late write of a former owner can't
+   * overwrite a newer state. Undefined where the document is neither loaded nor locked here.
+   */
+  fencingToken(documentName: string): number | undefined {
+    checkName(documentName)
+    return this.#documents?.epochOf(documentName)
+  }
+
+  /**
+   * Resolves if this server owns the document, loaded or locked, and Redis confirms it now.
+   *
+   * @throws AffinityError `AFF_EOWNED`, `AFF_EREDIS`, `AFF_EINVAL`, `AFF_ECLOSED`
+   */
+  async assertOwner(documentName: string): Promise<void> {
+    if (this.fencingToken(documentName) === undefined) {
+      throw new AffinityError('AFF_EOWNED', `document "${documentName}" is not owned by this server ("${this.serverId}")`)
+    }
+    await this.#documents.confirm(documentName)
+  }
+
+  /**
+   * Tells of `owned`, `lost`, `takeover` (a document), `resync`, `serverUp`, `serverDown` (another server), as they
+   * happen: for logs and metrics.
+   */
+  on(event: NewsKind, listener: (news: News) => void): this {
+    this.#news.on(event, listener)
+    return this
+  }
+
+  off(event: NewsKind, listener: (news: News) => void): this {
+    this.#news.off(event, listener)
+    return this
+  }
+
   // ---- WebSocket server hooks -------------------------------------------------------------------------
 
   /**
@@ -210,6 +249,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   #addSocket(real: RealSocket, request: SerializedHTTPRequest, context: unknown, connect: Connect): ClientSocket {
     const engine = this.#start()
+    if (this.#options.failClosed && !engine.isMember()) setImmediate(() => real.close(1013, 'Try Again Later'))
     const id = ++this.#lastSocket
     const lazily = (socket: SocketForHocuspocus) => this.#lazyConnection(socket, () => connect(socket))
     const client = new ClientSocket(id, real, engine, lazily)
@@ -310,7 +350,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const notOurs = () => new SkipFurtherHooksError(`document "${documentName}" is owned by another server now`)
     if (this.#documents.isLost(document)) throw notOurs()
     try {
-      await this.#start().confirm(documentName)
+      this.#start()
+      await this.#documents.confirm(documentName)
     } catch (error) {
       if ((error as AffinityError).code === 'AFF_EOWNED' || this.#documents.isLost(document)) throw notOurs()
       // Redis can't say: the document stays in memory, and is stored when it can.
@@ -374,6 +415,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   }
 
   async #destroy(): Promise<void> {
+    clearInterval(this.#failClosedTimer)
     await this.#engine?.stop()
     for (const proxy of [...this.#proxies.values()]) proxy.closed(1001, 'server is going away')
     // Nothing serves them any more: their clients connect to another server.
@@ -391,7 +433,22 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const aliveEvery = Math.max(50, Math.min(15_000, Math.floor(timeout / 4)))
     this.#engine = new Engine(this.#options, aliveEvery, this.#events)
     this.#documents = new Documents(this.#engine)
+    if (this.#options.failClosed) this.#watchMembership()
     return this.#engine
+  }
+
+  /** `failClosed`: past the membership's deadline nobody is served, until Redis says who owns what. */
+  #watchMembership(): void {
+    let wasMember = false
+    const look = () => {
+      const isMember = this.#engine!.isMember()
+      if (wasMember && !isMember) {
+        for (const client of [...this.#sockets.values()]) client.close(1013, 'Try Again Later')
+      }
+      wasMember = isMember
+    }
+    this.#failClosedTimer = setInterval(look, Math.max(20, this.#options.lockTTL / 40))
+    this.#failClosedTimer.unref()
   }
 
   readonly #events: EngineEvents = {
@@ -412,6 +469,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     proxyAlive: (id) => this.#proxies.get(id)?.connection.alive(),
     closeProxy: (id, code, reason) => this.#proxies.get(id)?.closed(code, reason),
     lost: (name) => this.#evict(name, true),
+    news: (kind, news) => void this.#news.emit(kind, news),
     runEvent: (token, name, documentName, packed) => {
       const run = async () => {
         if (name === MERGE_EVENT) {

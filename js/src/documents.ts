@@ -17,6 +17,7 @@ export class Documents {
   #lost = new WeakSet<Document>()
   #holds = new Map<string, Set<object>>()
   #handOvers = new Set<Promise<void>>()
+  #epochs = new Map<string, number>()
 
   constructor(private readonly engine: Engine) {}
 
@@ -29,16 +30,33 @@ export class Documents {
     return this.#lost.has(document)
   }
 
+  /** Asks Redis whether the document is this server's; resolves with its epoch. */
+  async confirm(name: string): Promise<number> {
+    const epoch = await this.engine.confirm(name)
+    if (this.#epochs.has(name)) this.#epochs.set(name, epoch)
+    return epoch
+  }
+
+  /** The epoch under which this server owns a document that is loaded or held here, as last heard of Redis. */
+  epochOf(name: string): number | undefined {
+    return this.#epochs.get(name)
+  }
+
+  #forgetEpoch(name: string): void {
+    if (!this.#loaded.has(name) && !this.#holds.has(name)) this.#epochs.delete(name)
+  }
+
   // ---- lockDocument -----------------------------------------------------------------------------------
 
   async hold(name: string): Promise<() => Promise<void>> {
-    await this.engine.claim(name, 'hold')
+    this.#epochs.set(name, await this.engine.claim(name, 'hold'))
     const hold = {}
     const holds = this.#holds.get(name) ?? new Set()
     this.#holds.set(name, holds.add(hold))
     return async () => {
       if (!holds.delete(hold)) return
       if (holds.size === 0 && this.#holds.get(name) === holds) this.#holds.delete(name)
+      this.#forgetEpoch(name)
       this.engine.unuse(name, 'hold')
     }
   }
@@ -46,6 +64,7 @@ export class Documents {
   releaseHolds(name: string): void {
     const holds = this.#holds.get(name)
     this.#holds.delete(name)
+    this.#forgetEpoch(name)
     for (const hold of holds ?? []) {
       holds!.delete(hold)
       this.engine.unuse(name, 'hold')
@@ -58,7 +77,7 @@ export class Documents {
   async load(instance: Hocuspocus, document: Document): Promise<void> {
     const { name } = document
     try {
-      await this.engine.claim(name, 'loaded')
+      this.#epochs.set(name, await this.engine.claim(name, 'loaded'))
     } catch (error) {
       throw Object.assign(error as AffinityError, { reason: NOT_OWNER_REASON })
     }
@@ -78,6 +97,7 @@ export class Documents {
     const instances = this.#loaded.get(document.name)
     if (!instances?.delete(document)) return
     if (instances.size === 0) this.#loaded.delete(document.name)
+    this.#forgetEpoch(document.name)
     this.engine.unuse(document.name, 'loaded')
   }
 
@@ -100,6 +120,7 @@ export class Documents {
     this.#loaded.delete(name)
     this.#holds.get(name)?.clear()
     this.#holds.delete(name)
+    this.#epochs.delete(name)
     return instances.at(-1)
   }
 

@@ -19,12 +19,25 @@ export interface EngineEvents {
   proxyAlive(proxy: number): void
   closeProxy(proxy: number, code: number, reason: string): void
   lost(documentName: string): void
+  news(kind: NewsKind, news: News): void
   runEvent(token: number, name: string, documentName: string, payload: Uint8Array): void
 }
 
 /** `recall`: not here any more; the engine wants to know what the client has sent. */
 export type Place = 'here' | 'ended' | 'recall'
 const PLACES: Record<number, Place> = { [k.ROUTE_HERE]: 'here', [k.ROUTE_RECALL]: 'recall' }
+
+/** What happened, for logs and metrics; the order is that of aff_news in core/aff.h. */
+const NEWS = ['owned', 'lost', 'takeover', 'resync', 'serverUp', 'serverDown'] as const
+export type NewsKind = (typeof NEWS)[number]
+export interface News {
+  /** With `owned`, `lost` and `takeover`. */
+  documentName?: string
+  /** The other server, except with `owned`. */
+  server?: string
+  /** The document's epoch; with `takeover`, the dead owner's. */
+  epoch?: number
+}
 
 export type Use = 'hold' | 'loaded' | 'event'
 const USES: Record<Use, number> = { hold: k.USE_HOLD, loaded: k.USE_LOADED, event: k.USE_EVENT }
@@ -44,14 +57,14 @@ interface Pending<T> {
   reject(error: Error): void
 }
 
-const HEADER = 32
+const HEADER = 40
 const decode = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString()
 
 /** The native engine with types: posts what happens here, and calls `events` with what it wants. */
 export class Engine {
   #handle: NativeHandle
   #requests = 0
-  #claims = new Map<number, Pending<void>>()
+  #claims = new Map<number, Pending<number>>()
   #events = new Map<number, Pending<EventOutcome>>()
   #ready: Promise<void>
   #settleReady!: Pick<Pending<void>, 'resolve' | 'reject'>
@@ -161,19 +174,19 @@ export class Engine {
     this.#sendProxies.length = 0
   }
 
-  /** Resolves when this server owns the document, and keeps it until `unuse`. */
-  claim(documentName: string, use: Use): Promise<void> {
+  /** Resolves with the epoch when this server owns the document, and keeps it until `unuse`. */
+  claim(documentName: string, use: Use): Promise<number> {
     return this.#askAbout(documentName, k.CLAIM, USES[use])
   }
 
-  /** Resolves when Redis has confirmed that this server owns the document. */
-  confirm(documentName: string): Promise<void> {
+  /** Resolves with the epoch when Redis has confirmed that this server owns the document. */
+  confirm(documentName: string): Promise<number> {
     return this.#askAbout(documentName, k.CONFIRM)
   }
 
   /** Gives a document up, whatever it is used for; its routes move. Resolves when it is free. */
   leave(documentName: string): Promise<void> {
-    return this.#askAbout(documentName, k.LEAVE)
+    return this.#askAbout(documentName, k.LEAVE).then(() => {})
   }
 
   /** From here on this server claims nothing. */
@@ -181,7 +194,7 @@ export class Engine {
     this.#post(k.DRAIN, {})
   }
 
-  #askAbout(documentName: string, kind: number, code = 0): Promise<void> {
+  #askAbout(documentName: string, kind: number, code = 0): Promise<number> {
     if (this.#stopping) return Promise.reject(errorOf(-9, `document "${documentName}"`))
     return new Promise((resolve, reject) => {
       const request = ++this.#requests
@@ -226,8 +239,8 @@ export class Engine {
     for (let at = 0; at < block.byteLength; ) {
       const end = at + 4 + view.getUint32(at, true)
       const documentAt = at + HEADER
-      const nameAt = documentAt + view.getUint32(at + 24, true)
-      const dataAt = nameAt + view.getUint32(at + 28, true)
+      const nameAt = documentAt + view.getUint32(at + 32, true)
+      const dataAt = nameAt + view.getUint32(at + 36, true)
       try {
         this.#onRecord(view, at, block, documentAt, nameAt, dataAt, end)
       } catch (error) {
@@ -243,6 +256,7 @@ export class Engine {
     const socket = view.getUint32(at + 8, true)
     const status = view.getInt32(at + 12, true)
     const request = view.getFloat64(at + 16, true)
+    const bytes = view.getFloat64(at + 24, true)
     const document = () => decode(new Uint8Array(block, documentAt, nameAt - documentAt))
     const name = () => decode(new Uint8Array(block, nameAt, dataAt - nameAt))
     const data = new Uint8Array(block, dataAt, end - dataAt)
@@ -267,7 +281,7 @@ export class Engine {
       case k.ON_PROXY_CLOSE:
         return events.closeProxy(socket, code, decode(data))
       case k.ON_CLAIMED:
-        return this.#settleClaim(request, status, name())
+        return this.#settleClaim(request, status, name(), bytes)
       case k.ON_LOST:
         return events.lost(document())
       case k.ON_EVENT_RUN:
@@ -284,6 +298,8 @@ export class Engine {
         return this.#settleReady.resolve()
       case k.ON_FAILED:
         return this.#onFailed(status, decode(data))
+      case k.ON_NEWS:
+        return events.news(NEWS[status]!, { documentName: document() || undefined, server: name() || undefined, epoch: request || undefined })
       case k.ON_LOG:
         return log(status, decode(data))
       case k.ON_STOPPED:
@@ -291,11 +307,11 @@ export class Engine {
     }
   }
 
-  #settleClaim(request: number, status: number, owner: string): void {
+  #settleClaim(request: number, status: number, owner: string, epoch = 0): void {
     const pending = this.#claims.get(request)
     this.#claims.delete(request)
     if (!pending) return
-    if (status === 0) return pending.resolve()
+    if (status === 0) return pending.resolve(epoch)
     const what = owner ? `document "${pending.what}" is owned by server "${owner}"` : `document "${pending.what}"`
     pending.reject(errorOf(status, what, owner || undefined))
   }

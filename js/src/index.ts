@@ -1,5 +1,6 @@
 export { RedisServerAffinity } from './affinity.js'
 export { AffinityError } from './errors.js'
+export type { News, NewsKind } from './engine.js'
 export type { Configuration, CustomEvents, RSAMessage } from './options.js'
 export { serializeRequest } from './request.js'
 export type { ClientRequest, SerializedHTTPRequest, UwsRequest, UwsResponse } from './request.js'

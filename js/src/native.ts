@@ -81,6 +81,7 @@ type ConstantName =
   | 'ON_EVENT_RUN'
   | 'ON_EVENT_LOCAL'
   | 'ON_EVENT_DONE'
+  | 'ON_NEWS'
   | 'ON_LOG'
   | 'ON_STOPPED'
   | 'ON_PACK'

@@ -40,6 +40,11 @@ export interface Configuration<TCE extends CustomEvents = CustomEvents> {
    * Default: 20,000.
    */
   stallLimit?: number
+  /**
+   * When Redis is away for longer than lockTTL: true closes the clients' sockets, so that nobody edits what may be
+   * owned elsewhere; false goes on serving this server's own clients, without storing. Default: false.
+   */
+  failClosed?: boolean
   /** How long `drain` may take before what is left fails over, in ms, 0 to 3,600,000. Default: 10,000. */
   drainTimeout?: number
   /** Prefix of Redis keys and channels. Default: 'rsa'. */
@@ -75,6 +80,7 @@ export interface Options {
   customEventTTL: number
   stallLimit: number
   drainTimeout: number
+  failClosed: boolean
   prefix: string
   customEvents: Map<string, (documentName: string, payload: unknown) => Promise<unknown>>
   deriveContext?: (serializedHTTPRequest: SerializedHTTPRequest) => unknown
@@ -90,6 +96,7 @@ const KNOWN = new Set([
   'customEventTTL',
   'stallLimit',
   'drainTimeout',
+  'failClosed',
   'prefix',
   'customEvents',
   'deriveContext',
@@ -111,6 +118,11 @@ function integer(option: string, value: unknown, fallback: number, min: number, 
     throw invalid(option, `must be a whole number of milliseconds from ${min} to ${max}, not ${show(value)}`)
   }
   return value as number
+}
+
+function flag(option: string, value: unknown): boolean {
+  if (value !== undefined && typeof value !== 'boolean') throw invalid(option, `must be true or false, not ${show(value)}`)
+  return value ?? false
 }
 
 function text(option: string, value: unknown, fallback: string, max: number): string {
@@ -191,6 +203,7 @@ export function readOptions<TCE extends CustomEvents>(configuration: Configurati
     customEventTTL: integer('customEventTTL', configuration.customEventTTL, 30_000, 1, 24 * HOUR),
     stallLimit: integer('stallLimit', configuration.stallLimit, 20_000, 100, HOUR),
     drainTimeout: integer('drainTimeout', configuration.drainTimeout, 10_000, 0, HOUR),
+    failClosed: flag('failClosed', configuration.failClosed),
     prefix: keyPrefix + text('prefix', configuration.prefix, 'rsa', 200),
     customEvents: eventHandlers(configuration.customEvents),
     deriveContext: optionalFunction('deriveContext', configuration.deriveContext),

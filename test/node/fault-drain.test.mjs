@@ -1,0 +1,140 @@
+// A server leaves gracefully: its documents move before it goes, and nobody hears a CLOSE.
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { connect, synced, text, type } from '../support/client.mjs'
+import { startScene } from '../support/faults.mjs'
+import { until, within } from '../support/wait.mjs'
+
+const HOME = { mayClose: ['home'] }
+/** So that a store within the test can only be that of the drain. */
+const patient = { configuration: { debounce: 60_000, maxDebounce: 120_000 } }
+
+const stores = (scene, serverId, name) => scene.cluster.store.stores(name).filter((store) => store.serverId === serverId)
+
+describe('drain', () => {
+  test('H12 affinity.drain(): the documents move while everybody types; the server goes on as an origin; no socket is closed at all', async (t) => {
+    const scene = await startScene(t, { lockTTL: 10_000, each: { s1: patient } })
+    await scene.warm()
+    const before = await scene.lease('doc-1')
+    const started = performance.now()
+    await within(scene.server.s1.run(({ affinity }) => affinity.drain()), 'drain')
+    t.diagnostic(`drained in ${Math.round(performance.now() - started)} ms`)
+    assert.deepEqual(await scene.server.s1.documents(), [])
+    const after = await scene.lease('doc-1')
+    assert.ok(after.epoch > before.epoch && after.server !== 's1')
+    await scene.flows(performance.now())
+    await scene.flows(performance.now(), { between: ['home', 'ann'] })
+    const pause = scene.pause(started, { till: performance.now() - 200 })
+    t.diagnostic(`the longest pause: ${Math.round(pause)} ms`)
+    assert.ok(pause < 1000, `${pause} ms`)
+    await scene.check()
+    assert.equal(stores(scene, 's1', 'doc-1').length, 1, 'stored once by the leaver')
+    assert.deepEqual(scene.storers('doc-1').slice(0, 1), ['s1'])
+  })
+
+  test("H12 server.destroy(): no CLOSE reaches a client that is connected elsewhere, and no other document's is touched", async (t) => {
+    const scene = await startScene(t, { lockTTL: 10_000, each: { s1: patient } })
+    await scene.warm()
+    const started = performance.now()
+    scene.leaving.add('s1')
+    await within(scene.server.s1.destroy(), 'destroy')
+    t.diagnostic(`left in ${Math.round(performance.now() - started)} ms`)
+    await scene.flows(performance.now())
+    const pause = scene.pause(started, { till: performance.now() - 200 })
+    t.diagnostic(`the longest pause: ${Math.round(pause)} ms`)
+    assert.ok(pause < 1000, `${pause} ms`)
+    await scene.server.s1.kill('SIGKILL')
+    await scene.flows(performance.now(), { between: ['home', 'ann'] })
+    await scene.check(HOME)
+    assert.equal(stores(scene, 's1', 'doc-1').length, 1, 'stored once by the leaver')
+  })
+
+  test('H12 SIGTERM to the process of the owner', async (t) => {
+    const scene = await startScene(t, { lockTTL: 10_000, each: { s1: { configuration: { ...patient.configuration, stopOnSignals: true } } } })
+    await scene.warm()
+    const started = performance.now()
+    scene.leaving.add('s1')
+    const exit = await within(scene.server.s1.kill('SIGTERM'), 's1 ends')
+    assert.deepEqual(exit, { code: 0, signal: null }, scene.server.s1.output())
+    await scene.flows(performance.now(), { between: ['home', 'ann'] })
+    await scene.flows(performance.now())
+    assert.ok(scene.pause(started, { till: performance.now() - 200 }) < 1000)
+    await scene.check(HOME)
+    assert.equal(stores(scene, 's1', 'doc-1').length, 1, 'stored once by the leaver')
+  })
+
+  test('H12 what only a direct connection has written moves with the document', async (t) => {
+    const scene = await startScene(t, { lockTTL: 10_000, each: { s1: patient } })
+    await scene.warm()
+    scene.leaving.add('s1')
+    const edit = scene.note('doc-1', 'd')
+    await scene.server.s1.run(async ({ hocuspocus, affinity }, edit) => {
+      const connection = await hocuspocus.openDirectConnection('doc-1', {})
+      connection.document.transact(() => connection.document.getText('text').insert(0, edit))
+      await affinity.drain()
+    }, edit)
+    await scene.server.s1.kill('SIGKILL')
+    await scene.flows(performance.now())
+    await scene.check(HOME)
+  })
+
+  test('H12 50 documents, each typed in: all move, each is stored once by the leaver', async (t) => {
+    const scene = await startScene(t, { lockTTL: 10_000, each: { s1: patient } })
+    const { s1, s2, s3 } = scene.server
+    const names = Array.from({ length: 50 }, (_, n) => `many-${n}`)
+    for (const name of names) await s1.lockDocument(name)
+    const clients = names.map((name) => [s2, s3].map((server) => connect({ url: server.url, name })))
+    t.after(() => clients.flat().forEach((provider) => provider.destroy()))
+    await Promise.all(clients.flat().map((provider) => synced(provider, 20_000)))
+    for (const name of names) await s1.releaseLock(name)
+    await scene.warm()
+    let typed = 0
+    const typing = setInterval(() => {
+      for (const provider of clients.flat()) type(provider, `${typed},`)
+      typed++
+    }, 100)
+    t.after(() => clearInterval(typing))
+    await until(() => typed > 3)
+    scene.leaving.add('s1')
+    await within(s1.destroy(), 'destroy', 15_000)
+    const enough = typed + 3
+    await until(() => typed > enough)
+    clearInterval(typing)
+    await until(() => clients.every(([a, b]) => text(a) === text(b) && a.unsyncedChanges + b.unsyncedChanges === 0), { what: 'all have all' })
+    const expected = Array.from({ length: typed }, (_, n) => `${n}`).flatMap((n) => [n, n]).toSorted()
+    for (const [a] of clients) assert.deepEqual(text(a).split(',').filter(Boolean).toSorted(), expected)
+    assert.deepEqual(clients.flat().flatMap((provider) => provider.closes), [])
+    for (const name of names) assert.equal(stores(scene, 's1', name).length, 1, `${name} was stored once by s1`)
+    await scene.flows(performance.now())
+    await s1.kill('SIGKILL')
+    await scene.check(HOME)
+  })
+
+  test('H12 without Redis it ends by drainTimeout, and what has not moved fails over', async (t) => {
+    const scene = await startScene(t, { relays: true, lockTTL: 1500, drainTimeout: 800 })
+    await scene.warm()
+    scene.relay.s1.blackhole()
+    scene.leaving.add('s1')
+    const started = performance.now()
+    await within(scene.server.s1.destroy(), 'destroy', 6000)
+    t.diagnostic(`left in ${Math.round(performance.now() - started)} ms`)
+    await scene.server.s1.kill('SIGKILL')
+    await scene.flows(performance.now())
+    await scene.check(HOME)
+  })
+
+  test('the last server leaves: there is nobody to take its documents; they are stored', async (t) => {
+    const scene = await startScene(t, { lockTTL: 10_000 })
+    await scene.warm()
+    scene.rest()
+    await scene.settle()
+    const expected = text(scene.provider('bob', 'doc-1'))
+    for (const serverId of ['s1', 's2', 's3']) scene.leaving.add(serverId)
+    for (const serverId of ['s1', 's2', 's3']) {
+      await within(scene.server[serverId].destroy(), `${serverId} leaves`)
+      await scene.server[serverId].kill('SIGKILL')
+    }
+    assert.equal(scene.cluster.store.text('doc-1'), expected)
+    assert.deepEqual(await scene.redis.client.keys('rsa*'), [])
+  })
+})

@@ -1,0 +1,166 @@
+// Redis goes away and comes back, empty: restarted, for long, stalled, or as another one.
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { redisAway, startScene } from '../support/faults.mjs'
+import { startRedis } from '../support/redis.mjs'
+import { holds, until } from '../support/wait.mjs'
+
+const alive = (scene) => assert.deepEqual(Object.values(scene.server).map((server) => server.exit), Object.values(scene.server).map(() => null), scene.output())
+
+describe('Redis restarts while everybody types', () => {
+  for (const [what, ms] of [['35 ms', 35], ['2 s', 2000]]) {
+    for (const lockTTL of [10_000, 1000]) {
+      test(`H13 for ${what}, lockTTL ${lockTTL} ms: everybody has everything within two seconds of its return`, async (t) => {
+        const scene = await startScene(t, { lockTTL })
+        await scene.warm()
+        const { away, returned } = await redisAway(scene.redis, ms)
+        for (const document of ['doc-1', 'doc-2', 'doc-3']) await scene.flows(returned, { document })
+        const flowing = performance.now() - returned
+        await scene.check()
+        t.diagnostic(`Redis was away for ${Math.round(away)} ms; edits flowed ${Math.round(flowing)} ms after its return`)
+        assert.ok(flowing < 3000, `${flowing} ms`)
+        alive(scene)
+      })
+    }
+  }
+
+  test('H13 the last edits before it, with nothing typed afterwards', async (t) => {
+    const scene = await startScene(t, { lockTTL: 10_000 })
+    await scene.warm()
+    for (let round = 0; round < 3; round++) {
+      scene.rest()
+      for (const [name, document] of [['home', 'doc-1'], ['ann', 'doc-1'], ['bob', 'doc-3'], ['eve', 'doc-1'], ['ann', 'doc-3']]) scene.edit(name, document)
+      // The frames are on their way: they leave with the turn of the loop.
+      await new Promise(setImmediate)
+      const { returned } = await redisAway(scene.redis, 35)
+      const { took, wrong } = await scene.settle()
+      assert.deepEqual(wrong, [])
+      t.diagnostic(`all have all ${Math.round(performance.now() - returned)} ms after its return (${Math.round(took)} ms on clients)`)
+    }
+    await scene.check()
+  })
+
+  test('H13 thrice in a row, a few ms after it has come back', async (t) => {
+    const scene = await startScene(t, { lockTTL: 1000 })
+    await scene.warm()
+    for (const ms of [35, 300, 35]) await redisAway(scene.redis, ms)
+    await scene.flows(performance.now())
+    await scene.check()
+    alive(scene)
+  })
+})
+
+describe('Redis is away for long', () => {
+  test('H27 no process dies; local clients go on, nothing is stored; on its return all converge', async (t) => {
+    const scene = await startScene(t, { lockTTL: 800 })
+    await scene.enter('ike', { at: 's1', documents: ['doc-1'] })
+    await scene.warm()
+    await scene.redis.kill9()
+    const gone = performance.now()
+    const stores = () => scene.cluster.store.stores('doc-1').length
+    // A store that was confirmed before the end may be written a moment after it.
+    await until(() => performance.now() - gone > 500)
+    const stored = stores()
+    await holds(() => stores() === stored, { during: 3500, what: 'nothing is stored while nobody can confirm the lease' })
+    const local = scene.pause(gone, { between: ['home', 'ike'], till: performance.now() - 500 })
+    assert.ok(local < 500, `local clients go on, long after the membership has ended: ${local} ms`)
+    alive(scene)
+    await scene.redis.restart()
+    const returned = performance.now()
+    for (const document of ['doc-1', 'doc-2', 'doc-3']) await scene.flows(returned, { document })
+    t.diagnostic(`edits flowed ${Math.round(performance.now() - returned)} ms after its return`)
+    await scene.check()
+    alive(scene)
+  })
+
+  test('H27 with failClosed: local clients stop at the deadline, and go on when it returns', async (t) => {
+    const scene = await startScene(t, { lockTTL: 1000, failClosed: true })
+    await scene.enter('ike', { at: 's1', documents: ['doc-1'] })
+    await scene.warm()
+    await scene.redis.kill9()
+    const gone = performance.now()
+    await until(() => performance.now() - gone > 1500)
+    const after = performance.now()
+    await until(() => performance.now() - after > 500)
+    assert.equal(scene.pause(after, { between: ['home', 'ike'], till: after + 200 }), Infinity, 'no edit is passed on any more')
+    alive(scene)
+    await scene.redis.restart()
+    await scene.flows(performance.now())
+    await scene.flows(performance.now(), { between: ['home', 'ike'] })
+    const all = ['home', 'ann', 'bob', 'eve', 'rex', 'ike']
+    await scene.check({ mayClose: all })
+    alive(scene)
+  })
+
+  test('what only a direct connection wrote meanwhile is there, and stored, after its return', async (t) => {
+    const scene = await startScene(t, { lockTTL: 800 })
+    await scene.warm()
+    await scene.server.s1.edit('doc-1', scene.note('doc-1', 'd'), { keep: true })
+    await scene.redis.kill9()
+    await scene.server.s1.run(
+      ({ kept }, edit) => kept.direct.get('doc-1').transact((document) => document.getText('text').insert(0, edit)),
+      scene.note('doc-1', 'd'),
+    )
+    const gone = performance.now()
+    await until(() => performance.now() - gone > 1200)
+    await scene.redis.restart()
+    await scene.flows(performance.now())
+    await scene.check()
+  })
+})
+
+describe('Redis stalls', () => {
+  test('CLIENT PAUSE for longer than lockTTL', async (t) => {
+    const scene = await startScene(t, { lockTTL: 1000 })
+    await scene.warm()
+    const pausing = scene.redis.client.duplicate()
+    t.after(() => pausing.disconnect())
+    await pausing.client('PAUSE', 1600, 'ALL')
+    const paused = performance.now()
+    await until(() => performance.now() - paused > 1600)
+    await scene.flows(performance.now())
+    await scene.check()
+    alive(scene)
+  })
+
+  test('connections that Redis closes, one kind after the other, while everybody types', async (t) => {
+    const scene = await startScene(t, { lockTTL: 10_000 })
+    await scene.warm()
+    for (const kind of ['pubsub', 'normal', 'pubsub']) {
+      await scene.redis.client.client('KILL', 'TYPE', kind, 'SKIPME', 'yes')
+      await scene.flows(performance.now())
+    }
+    await scene.check()
+  })
+})
+
+describe('Redis fails over', () => {
+  test('H08 to one that never saw the lease, and the owner hears of it last: the older epoch is refused', async (t) => {
+    const scene = await startScene(t, { relays: true, lockTTL: 1500 })
+    const other = await startRedis()
+    t.after(() => other.stop())
+    await scene.warm()
+    const before = await scene.lease('doc-1')
+    scene.redis = scene.cluster.redis
+    const old = scene.redis
+    scene.relay.s2.retarget(other)
+    scene.relay.s3.retarget(other)
+    // Whoever is left of the old Redis's view: s1, its lease, and its own client. Two servers own doc-1, each in its Redis.
+    await scene.flows(performance.now())
+    scene.redis = other
+    const after = await scene.lease('doc-1')
+    assert.ok(after.epoch > before.epoch && after.server !== 's1', JSON.stringify({ before, after }))
+    await scene.server.s1.edit('doc-1', scene.note('doc-1', 'd'))
+    const stores = () => scene.cluster.store.stores('doc-1').filter((store) => store.serverId === 's1').length
+    scene.relay.s1.retarget(other)
+    await until(async () => !(await scene.server.s1.documents()).includes('doc-1'), { what: 's1 has given doc-1 up' })
+    const stored = stores()
+    await scene.flows(performance.now(), { between: ['home', 'ann'] })
+    // Two Redis at once are two owners that both store: what is promised is that it ends, and that nothing is lost.
+    const { wrong, closed } = await scene.settle()
+    assert.deepEqual(wrong.filter((line) => !/was stored by/.test(line)), [])
+    assert.deepEqual(closed, [])
+    assert.equal(stores(), stored)
+    await old.client.ping()
+  })
+})
