@@ -37,7 +37,7 @@ C_FILES = $(wildcard core/*.[ch] runtime/*.[ch] binding/*.[ch] test/c/*.[ch])
 # The platform's name in prebuilds/, as Node spells it.
 PLATFORM := $(shell $(NODE) -p 'process.platform + "-" + process.arch' 2>/dev/null)
 
-.PHONY: all setup native js build prebuild demo test test-c test-node test-browser asan tsan \
+.PHONY: all setup native js build prebuild demo faults test test-c test-node test-browser asan tsan \
 	lint format clean help c-tests
 .DEFAULT_GOAL := build
 
@@ -164,6 +164,10 @@ test-node: prebuild
 ## test-browser: the tests of the demo page in headless Chromium
 test-browser: build
 	@$(NODE) scripts/test.mjs --browser $(FILES)
+
+## faults: what clients feel of faults, as a table (ONLY="kill drain", RUNS=10, BUDGET=300 seconds each)
+faults: build
+	@RUNS=$(RUNS) BUDGET=$(BUDGET) $(NODE) bench/faults.mjs $(ONLY)
 
 ## demo: three servers behind a load balancer and a page to type in
 demo: setup

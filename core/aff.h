@@ -146,7 +146,8 @@ typedef enum {
     AFF_EV_LEAVE,        /* `request`, `document`: gives it up, whatever it is used for; its routes
                             move. AFF_ACT_CLAIMED, when it is free */
     AFF_EV_UNUSE,        /* `document`, `use`: ends a use that was granted */
-    AFF_EV_EMIT,         /* `request`, `name`, `document`, `data`, `flag`: only if open */
+    AFF_EV_EMIT,         /* `request`, `name`, `document`, `data`, `flag`: only if open; `code` 1:
+                            claims the document even after AFF_EV_DRAIN */
     AFF_EV_EVENT_RESULT, /* `request`: of AFF_ACT_EVENT_RUN; `status`, `data` */
     AFF_EV_CONSUMED,     /* `bytes`: the app has taken this much of what was delivered */
     /* Both. */

@@ -65,6 +65,7 @@ static void init(aff_engine *e, const aff_config *config) {
     e->config.server_id = copy_string(heap, &e->server_id, config->server_id);
     e->config.prefix = copy_string(heap, &e->prefix, config->prefix);
     e->random_state = config->seed;
+    e->resume_at = UINT64_MAX;
     uint64_t seed = aff__random(e);
     aff__map *maps[] = {
         &e->docs,   &e->peers, &e->sockets, &e->routes, &e->proxies, &e->proxies_by_origin,
@@ -275,6 +276,10 @@ static void on_tick(aff_engine *e) {
     aff__claim_timeout(e);
     aff__events_timeout(e);
     aff__shims_timeout(e);
+    if (e->now >= e->resume_at) {
+        e->resume_at = UINT64_MAX;
+        aff__docs_resume(e);
+    }
     if (e->now >= e->scan_at) {
         e->scan_at = e->now + e->config.alive_every_ms;
         aff__sockets_scan(e);
@@ -354,6 +359,7 @@ static uint64_t min(uint64_t a, uint64_t b) {
 uint64_t aff_deadline(const aff_engine *e) {
     if (e->failed) return UINT64_MAX;
     uint64_t at = min(aff__member_deadline(e), aff__peers_deadline(e));
+    at = min(at, e->resume_at);
     if (!aff__list_empty(&e->claims)) {
         at = min(at, AFF_OF(e->claims.next, aff__waiter, by_time)->deadline);
     }

@@ -23,7 +23,7 @@ typedef struct aff__proxy aff__proxy;
 typedef struct aff__served aff__served;
 
 /* Frames of Hocuspocus: address, type, and what follows for some types (docs/PROTOCOL.md). */
-enum { AFF_HP_AUTH = 2, AFF_HP_CLOSE = 7 };
+enum { AFF_HP_AUTH = 2, AFF_HP_STATELESS = 5, AFF_HP_CLOSE = 7 };
 enum { AFF_HP_TOKEN = 0, AFF_HP_DENIED = 1, AFF_HP_AUTHENTICATED = 2 };
 enum { AFF_CLOSE_RESET = 4205, AFF_CLOSE_UNAUTHORIZED = 4401, AFF_CLOSE_TOO_BIG = 1009 };
 
@@ -54,6 +54,7 @@ typedef struct {
     char rival[AFF_BOOT_LEN + 1];   /* PROBING: the boot that has the key; "": try to join again */
     uint64_t asked_at;              /* when the request in flight was sent */
     uint64_t up_since;              /* of the connection to Redis */
+    uint64_t settled_at;            /* when others that lost it too are back as well */
     uint64_t renew_at, valid_until; /* JOINED; `valid_until` is also kept when Redis is away */
     uint64_t probe_at, probe_until; /* PROBING */
     bool asking;                    /* a request is in flight */
@@ -99,7 +100,7 @@ typedef struct {
     aff__doc *doc;
     uint64_t request, deadline;
     aff_use use; /* AFF_USE_EVENT: an event, see below; else a claim */
-    bool is_event, only_if_open;
+    bool is_event, only_if_open, forced; /* `forced`: claims even where the server is leaving */
     bool only_confirm;             /* a claim that adds no use */
     aff__peer *peer;               /* an event: where it was sent, else NULL */
     aff__list by_peer;             /* an event that was sent */
@@ -260,6 +261,12 @@ struct aff__served {
     aff__list by_proxy, by_doc;
 };
 
+/*
+ * A server that lost Redis is back after this at the latest: the longest back-off of a reconnection,
+ * and some. Until then the absence of its key or its subscription says nothing.
+ */
+enum { AFF_BACKOFF_MS = 500, AFF_GRACE_MS = AFF_BACKOFF_MS + 200 };
+
 /* ---- The engine (engine.c) -------------------------------------------------------------- */
 
 typedef enum {
@@ -304,6 +311,7 @@ struct aff_engine {
     aff__peer *self;        /* routes that moved to this server itself; NULL until needed */
     uint32_t pending_count; /* routes without an owner, of all sockets */
     uint64_t scan_at;       /* the next look at idle sockets and old leases */
+    uint64_t resume_at;     /* when documents that had to wait are asked about again */
     aff__list actions;
     aff__list *current; /* the action handed out last */
     aff__buf scratch, key;
@@ -354,6 +362,7 @@ void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch);
 void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer);
 void aff__doc_wait(aff_engine *e, aff__doc *doc, aff__waiter *waiter);
 void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);
+void aff__docs_resume_at(aff_engine *e, uint64_t when);
 void aff__docs_resume(aff_engine *e);  /* a member again */
 void aff__docs_reclaim(aff_engine *e); /* under a new boot */
 void aff__docs_release(aff_engine *e); /* shutting down */
@@ -389,6 +398,8 @@ void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address);
 void aff__route_place(aff_engine *e, aff__route *route); /* the document's owner is known */
 void aff__route_move(aff_engine *e, aff__route *route);  /* its owner is lost */
 void aff__route_fail(aff_engine *e, aff__route *route, const char *why);
+/* Stateless messages among frames that a peer may not have had: held for its next owner. */
+void aff__routes_rescue(aff_engine *e, const aff__peer *peer, aff_slice frames);
 void aff__visits_end(aff_engine *e, aff__peer *peer); /* the link is gone */
 void aff__sockets_scan(aff_engine *e);
 bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);

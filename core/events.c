@@ -41,6 +41,7 @@ void aff__event_emit(aff_engine *e, const aff_event *event) {
     waiter->use = AFF_USE_EVENT;
     waiter->is_event = true;
     waiter->only_if_open = event->flag;
+    waiter->forced = event->code == 1;
     waiter->deadline = e->now + e->config.event_ttl_ms;
     waiter->item.key = aff__slice(&waiter->request, sizeof(waiter->request));
     copy(e, &waiter->document, event->document);

@@ -20,6 +20,7 @@
 #include <stdio.h>
 
 /* A record outlives its server by this at most; refreshed at half. */
+enum { LOOK_AGAIN_MS = 30 };
 static const uint64_t RECORD_TTL_MS = 24ull * 3600 * 1000;
 
 static const bool allowed[AFF_DOC_STATES][AFF_DOC_STATES] = {
@@ -108,6 +109,15 @@ static bool wants_to_look_only(const aff__doc *doc) {
     return true;
 }
 
+/* A server that is leaving takes nothing any more; it only looks who does. */
+static bool is_leaving(const aff_engine *e, const aff__doc *doc) {
+    if (!e->member.draining || doc->kept) return false;
+    for (aff__list *i = doc->waiters.next; i != &doc->waiters; i = i->next) {
+        if (AFF_OF(i, aff__waiter, by_doc)->forced) return false;
+    }
+    return true;
+}
+
 /* `expected`: the record that may be overwritten: a dead boot's, or of our own former boot. */
 static void claim(aff_engine *e, aff__doc *doc, aff_slice expected) {
     char epoch[24], ttl[24];
@@ -115,7 +125,7 @@ static void claim(aff_engine *e, aff__doc *doc, aff_slice expected) {
     uint64_t carried = doc->kept ? doc->epoch : e->stats.epoch_max;
     snprintf(epoch, sizeof(epoch), "%llu", (unsigned long long)carried);
     snprintf(ttl, sizeof(ttl), "%llu", (unsigned long long)RECORD_TTL_MS);
-    doc->peeked = wants_to_look_only(doc);
+    doc->peeked = wants_to_look_only(doc) || is_leaving(e, doc);
     aff_slice argv[] = {lease_key(e, doc),
                         aff__str(e->member.boot),
                         aff__str(e->config.server_id),
@@ -139,10 +149,12 @@ static void forget(aff_engine *e, aff__doc *doc) {
     aff__release(&e->heap, doc);
 }
 
-/* A server that is leaving takes nothing any more, but keeps what it has until it has handed it on.
- */
-static bool may_claim(const aff_engine *e, const aff__doc *doc) {
-    return aff__is_member(e) && (!e->member.draining || doc->kept);
+/* Those who owned a document before Redis went away claim it first. */
+static bool may_claim(aff_engine *e, const aff__doc *doc) {
+    if (!aff__is_member(e)) return false;
+    if (doc->kept || e->now >= e->member.settled_at) return true;
+    aff__docs_resume_at(e, e->member.settled_at);
+    return false;
 }
 
 static bool is_idle(const aff__doc *doc) {
@@ -150,10 +162,19 @@ static bool is_idle(const aff__doc *doc) {
            aff__list_empty(&doc->served);
 }
 
+/* A route moves to this server itself, and its offer is still under way. */
+static bool is_offered_here(const aff_engine *e, const aff__doc *doc) {
+    for (const aff__list *i = doc->routes.next; i != &doc->routes; i = i->next) {
+        const aff__route *route = AFF_OF(i, const aff__route, by_doc);
+        if (route->state == AFF_ROUTE_OFFERED && route->visit->peer == e->self) return true;
+    }
+    return false;
+}
+
 bool aff__doc_settle(aff_engine *e, aff__doc *doc) {
     if (doc->answering || is_asked(doc)) return true; /* the answer goes on */
     if (doc->state == AFF_DOC_OWNED) {
-        if (!is_wanted(doc)) release(e, doc);
+        if (!is_wanted(doc) && !is_offered_here(e, doc)) release(e, doc);
         return true;
     }
     if (is_idle(doc)) {
@@ -174,6 +195,7 @@ void aff__doc_doubt(aff_engine *e, aff_slice name, const aff__peer *peer) {
 /* A record can outlive its release, or the claim that nobody waited for: Redis was away. While this
  * boot lives nobody else could take the document, so exactly that record is deleted. */
 void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch) {
+    aff__saw_epoch(e, epoch);
     const aff__doc *doc = aff__doc_find(e, name);
     if (doc && doc->state != AFF_DOC_FREE && doc->state != AFF_DOC_REMOTE) return;
     char record[24 + AFF_BOOT_LEN + AFF_SERVER_ID_MAX];
@@ -220,6 +242,12 @@ static void answer_claim(aff_engine *e, aff__waiter *waiter, int status, aff_sli
     aff__waiter_free(e, waiter);
 }
 
+/* Is it still with a former owner? One that only has a new epoch tells so itself. */
+static bool is_outdated(const aff_engine *e, const aff__doc *doc, const aff__route *route) {
+    const aff__peer *owner = doc->state == AFF_DOC_OWNED ? e->self : doc->owner;
+    return route->visit && route->visit->peer != owner;
+}
+
 /* The document is OWNED or REMOTE now: everyone who waited gets on. */
 static void answer_all(aff_engine *e, aff__doc *doc) {
     bool owned = doc->state == AFF_DOC_OWNED;
@@ -245,8 +273,7 @@ static void answer_all(aff_engine *e, aff__doc *doc) {
                 again = true;
                 break;
             }
-            bool outdated = route->visit && route->epoch != doc->epoch;
-            if (outdated) {
+            if (is_outdated(e, doc, route)) {
                 aff__route_move(e, route);
                 again = true;
                 break;
@@ -419,7 +446,22 @@ static void not_open(aff_engine *e, aff__doc *doc) {
         act->status = AFF_ENOTOPEN;
         aff__waiter_free(e, waiter);
     }
-    aff__doc_settle(e, doc);
+    if (is_leaving(e, doc) && is_wanted(doc)) {
+        aff__docs_resume_at(e, e->now + LOOK_AGAIN_MS);
+    } else {
+        aff__doc_settle(e, doc);
+    }
+}
+
+/* Claims what a dead boot has left behind, if this server may have it. */
+static void claim_over(aff_engine *e, aff__doc *doc, aff_slice record) {
+    to(e, doc, AFF_DOC_FREE);
+    if (may_claim(e, doc)) {
+        claim(e, doc, record);
+    } else {
+        place_parked(e, doc);
+        aff__doc_settle(e, doc);
+    }
 }
 
 static void on_claim_answer(aff_engine *e, aff__doc *doc, const aff_event *reply) {
@@ -445,8 +487,7 @@ static void on_claim_answer(aff_engine *e, aff__doc *doc, const aff_event *reply
     aff__peer *peer = aff__peer_find(e, aff__slice(fields.boot.data, AFF_PROCESS_LEN));
     bool is_former = memcmp(fields.boot.data, e->member.boot, AFF_PROCESS_LEN) == 0;
     if (is_former) {
-        to(e, doc, AFF_DOC_FREE);
-        claim(e, doc, record);
+        claim_over(e, doc, record);
     } else if (peer && aff__peer_alive(e, peer)) {
         remote(e, doc, peer, &fields);
     } else {
@@ -466,11 +507,13 @@ static void on_holder_answer(aff_engine *e, aff__doc *doc, const aff__ask *ask,
         remote(e, doc, aff__peer_get(e, ask->boot), &fields);
         return;
     }
-    aff__log(e, 0, "taking a document over from %.*s, which is dead", (int)fields.server.len,
-             (const char *)fields.server.data);
-    e->stats.takeovers++;
-    aff__news(e, AFF_NEWS_TAKEOVER, doc->item.key, fields.server, fields.epoch);
-    claim(e, doc, record);
+    if (may_claim(e, doc)) {
+        aff__log(e, 0, "taking a document over from %.*s, which is dead", (int)fields.server.len,
+                 (const char *)fields.server.data);
+        e->stats.takeovers++;
+        aff__news(e, AFF_NEWS_TAKEOVER, doc->item.key, fields.server, fields.epoch);
+    }
+    claim_over(e, doc, record);
 }
 
 /* Our record is gone, or not ours any more: the next claim will tell. */
@@ -524,6 +567,10 @@ static void each_doc(aff_engine *e, void (*visit)(aff_engine *, aff__doc *)) {
 
 static void resume(aff_engine *e, aff__doc *doc) {
     aff__doc_settle(e, doc);
+}
+
+void aff__docs_resume_at(aff_engine *e, uint64_t when) {
+    if (when < e->resume_at) e->resume_at = when;
 }
 
 void aff__docs_resume(aff_engine *e) {

@@ -28,11 +28,12 @@ enum {
     BEAT_UNACKED_MS = 1000,
     REPAIR_EVERY_MS = 100, /* asking and sending again, at most this often */
     CHECK_EVERY_MS = 250,  /* whether a silent peer is a member still */
-    BACKOFF_MS = 500,      /* a living server that lost Redis is back after this at the latest */
-    GRACE_MS = BACKOFF_MS + 200, /* nobody listens for so long: the server is dead */
     IDLE_FORGET_MS = 600000,
     PEERS_MAX = 10000 /* anyone who may publish can invent senders */
 };
+
+/* Far from the end of the numbers: a forged one must not make the next one zero. */
+static const uint64_t SESSION_MAX = UINT64_MAX >> 2;
 
 typedef struct {
     char from[AFF_PROCESS_LEN + 1], to[AFF_PROCESS_LEN + 1];
@@ -107,9 +108,15 @@ static void end_all(aff_engine *e, aff__peer *peer) {
     aff__events_requeue(e, peer);
 }
 
+/* What the peer may not have had. */
+static aff_slice not_acknowledged(const aff__peer *peer) {
+    return aff__slice(peer->queue.data + peer->acked_at, peer->queue.len - peer->acked_at);
+}
+
 /* Ends what was built on this session; the pair goes on under a higher one. */
 static void new_session(aff_engine *e, aff__peer *peer, uint64_t session) {
     e->stats.resets++;
+    aff__routes_rescue(e, peer, not_acknowledged(peer));
     restart(peer, session);
     mark_dirty(e, peer);
     peer->ack_wanted = true;
@@ -123,6 +130,7 @@ void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why) {
     aff__news(e, AFF_NEWS_SERVER_DOWN, aff__none(), aff__buf_slice(&peer->server_id), 0);
     aff__map_remove(&e->peers, &peer->item);
     aff__docs_forget_owner(e, peer);
+    aff__routes_rescue(e, peer, not_acknowledged(peer));
     end_all(e, peer);
     aff__list_remove(&peer->dirty);
     aff__buf *bufs[] = {&peer->server_id, &peer->queue, &peer->sizes, &peer->fragment,
@@ -199,6 +207,8 @@ static uint64_t credit(const aff_engine *e, const aff__peer *peer) {
     if (e->stats.backlog >= e->config.backlog_max) return peer->in_limit;
     size_t share = e->config.backlog_max / (e->peers.count ? e->peers.count : 1);
     size_t window = e->config.window < share ? e->config.window : share;
+    size_t left = e->config.backlog_max - (size_t)e->stats.backlog;
+    if (window > left) window = left;
     if (window < WINDOW_MIN) window = WINDOW_MIN;
     uint64_t limit = peer->in_bytes + window;
     return limit > peer->in_limit ? limit : peer->in_limit;
@@ -325,11 +335,11 @@ static void loop_back(aff_engine *e, aff__peer *self) {
 }
 
 static void flush(aff_engine *e, aff__peer *peer) {
+    if (peer->broken) new_session(e, peer, peer->session + 1);
     if (peer == e->self) {
         loop_back(e, peer);
         return;
     }
-    if (peer->broken) new_session(e, peer, peer->session + 1);
     while (unsent(peer) > 0) {
         aff_slice batch = next_batch(peer);
         if (peer->out_bytes + batch.len > peer->out_limit) break;
@@ -377,7 +387,8 @@ static bool get_header(aff_slice *rest, batch_header *out) {
     return aff__get_u8(rest, &version) && version == VERSION && aff__get_u8(rest, &out->flags) &&
            get_process(rest, out->from) && get_process(rest, out->to) &&
            aff__get_uint(rest, &out->session) && aff__get_uint(rest, &out->seq) &&
-           aff__get_uint(rest, &out->ack) && aff__get_uint(rest, &out->limit) && out->session > 0;
+           aff__get_uint(rest, &out->ack) && aff__get_uint(rest, &out->limit) && out->session > 0 &&
+           out->session <= SESSION_MAX;
 }
 
 static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame);
@@ -577,8 +588,8 @@ static uint64_t check_due(const aff_engine *e, const aff__peer *peer) {
 
 /* When to try once more whether anybody listens. */
 static uint64_t unheard_due(const aff__peer *peer) {
-    if (peer->unheard_at == 0 || !depends_on(peer)) return UINT64_MAX;
-    uint64_t grace_ends = peer->unheard_at + GRACE_MS;
+    if (peer->unheard_at == 0) return UINT64_MAX;
+    uint64_t grace_ends = peer->unheard_at + AFF_GRACE_MS;
     return peer->spoken_at >= grace_ends ? peer->spoken_at + CHECK_EVERY_MS : grace_ends;
 }
 
@@ -597,14 +608,13 @@ static void check(aff_engine *e, aff__peer *peer) {
  * have seen it come back.
  */
 static void on_receivers(aff_engine *e, aff__peer *peer, int64_t receivers) {
-    if (receivers > 0) {
+    if (receivers > 0 || !depends_on(peer)) {
         peer->unheard_at = 0;
         return;
     }
-    if (!depends_on(peer)) return;
     if (peer->unheard_at == 0) peer->unheard_at = e->now;
-    bool long_enough = e->now - peer->unheard_at >= GRACE_MS &&
-                       e->now - e->member.up_since >= BACKOFF_MS + GRACE_MS;
+    bool long_enough = e->now - peer->unheard_at >= AFF_GRACE_MS &&
+                       e->now >= e->member.settled_at + AFF_BACKOFF_MS;
     if (!long_enough || peer->boot[0] == '\0') {
         check(e, peer);
         return;
@@ -630,11 +640,17 @@ void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply
     }
     bool lives = value->type == AFF_VALUE_STRING && value->string.len == AFF_BOOT_LEN &&
                  memcmp(value->string.data, peer->process, AFF_PROCESS_LEN) == 0;
+    bool too_early = value->type == AFF_VALUE_NIL && e->now < e->member.settled_at;
     if (lives) {
         memcpy(peer->boot, value->string.data, AFF_BOOT_LEN);
-    } else {
+    } else if (!too_early) {
         aff__peer_gone(e, peer, "its membership has ended");
     }
+}
+
+/* Can anything be sent? After its farewell a server says nothing more. */
+static bool is_speaking(const aff_engine *e) {
+    return e->member.redis_up && e->member.state != AFF_MEMBER_LEAVING;
 }
 
 static void peer_tick(aff_engine *e, aff__peer *peer) {
@@ -645,7 +661,7 @@ static void peer_tick(aff_engine *e, aff__peer *peer) {
         new_session(e, peer, peer->session + 1);
     }
     if (peer->ack_wanted && e->now >= peer->ack_at) mark_dirty(e, peer);
-    if (!e->member.redis_up) return;
+    if (!is_speaking(e)) return;
     if (check_due(e, peer) <= e->now) check(e, peer);
     if (unheard_due(peer) <= e->now) beat(e, peer);
     if (is_active(peer) && e->now - peer->spoken_at >= beat_every(e, peer)) {
@@ -720,7 +736,7 @@ uint64_t aff__peers_deadline(const aff_engine *e) {
             aff__list_empty(&peer->proxies) ? UINT64_MAX
                                             : peer->heard_at + e->config.proxy_socket_ttl_ms,
         };
-        if (!e->member.redis_up) times[0] = times[1] = times[2] = times[3] = UINT64_MAX;
+        if (!is_speaking(e)) times[0] = times[1] = times[2] = times[3] = UINT64_MAX;
         for (int t = 0; t < 5; t++) {
             if (times[t] < at) at = times[t];
         }

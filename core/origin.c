@@ -134,12 +134,26 @@ static void detach(aff_engine *e, aff__route *route) {
 
 /* ---- Frames that wait ------------------------------------------------------------------------ */
 
-static void release_held(aff_engine *e, aff__route *route) {
-    (void)e;
-    route->socket->held_bytes -= route->held.len;
+/* The route holds nothing any more; the caller has what it held. */
+static aff__buf take_held(aff__route *route) {
+    aff__buf held = route->held;
+    route->socket->held_bytes -= held.len;
     route->socket->held_count -= route->held_count;
     route->held_count = 0;
-    aff__buf_free(&route->held);
+    aff__buf_init(&route->held, held.heap);
+    return held;
+}
+
+static void release_held(aff__route *route) {
+    aff__buf held = take_held(route);
+    aff__buf_free(&held);
+}
+
+/* As if these frames came from the client now. */
+static void feed(aff_engine *e, uint32_t socket, aff__buf held) {
+    aff_slice rest = aff__buf_slice(&held), frame;
+    while (aff__get_bytes(&rest, &frame)) aff__socket_frame(e, socket, frame);
+    aff__buf_free(&held);
 }
 
 static void close_socket(aff_engine *e, aff__socket *socket, uint16_t code, const char *reason);
@@ -177,7 +191,7 @@ static void end_route(aff_engine *e, aff__route *route) {
     tell_place(e, route, AFF_ROUTE_ENDED);
     detach(e, route);
     count_route(e, route, -1);
-    release_held(e, route);
+    release_held(route);
     aff__shim_free(&route->shim);
     route->socket->route_count--;
     aff__list_remove(&route->by_socket);
@@ -292,7 +306,7 @@ static void place_here(aff_engine *e, aff__route *route) {
     to(e, route, AFF_ROUTE_LOCAL);
     aff_slice rest = aff__buf_slice(&route->held), frame;
     while (aff__get_bytes(&rest, &frame)) deliver_here(e, route, frame);
-    release_held(e, route);
+    release_held(route);
     aff__shim_free(&route->shim); /* from here on the app keeps track */
     aff__shim_init(&route->shim, &e->heap);
     tell_place(e, route, AFF_ROUTE_HERE);
@@ -335,12 +349,7 @@ static void send_to_client(aff_engine *e, const aff__route *route, const uint8_t
 
 /* What the new owner has to hear first; then what has been waiting. */
 static bool hold_replay(aff_engine *e, aff__route *route) {
-    aff__buf waiting = route->held;
-    uint32_t count = route->held_count;
-    route->socket->held_bytes -= waiting.len;
-    route->socket->held_count -= count;
-    aff__buf_init(&route->held, &e->heap);
-    route->held_count = 0;
+    aff__buf waiting = take_held(route);
     const aff__buf *replay[] = {&route->shim.auth, &route->shim.step1, &route->shim.awareness};
     bool fits = true;
     for (int i = 0; i < 3 && fits; i++) {
@@ -412,22 +421,16 @@ static bool get_state(aff_slice rest, aff__shim *shim) {
 void aff__route_recalled(aff_engine *e, uint32_t socket, aff_slice address, aff_slice state) {
     aff__route *route = find_route(e, socket, address);
     if (!route || route->state != AFF_ROUTE_RECALLED) return;
-    if (!get_state(state, &route->shim)) {
-        aff__route_fail(e, route, "its state could not be read");
+    if (!get_state(state, &route->shim) || route->shim.auth.len == 0) {
+        aff__route_fail(e, route, "nothing is known of its client");
         return;
     }
-    aff__buf held = route->held;
-    route->socket->held_bytes -= held.len;
-    route->socket->held_count -= route->held_count;
-    aff__buf_init(&route->held, &e->heap);
-    route->held_count = 0;
+    aff__buf held = take_held(route);
     uint32_t taken = route->taken;
     fail_over(e, route);
-    aff_slice rest = aff__buf_slice(&held), data;
-    while (aff__get_bytes(&rest, &data)) aff__socket_frame(e, socket, data);
+    feed(e, socket, held);
     route = find_route(e, socket, address);
     if (route) route->taken = taken; /* they had been counted */
-    aff__buf_free(&held);
 }
 
 /* ---- Frames from the client ------------------------------------------------------------------ */
@@ -520,7 +523,16 @@ void aff__socket_frame(aff_engine *e, uint32_t id, aff_slice data) {
 
 void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address) {
     aff__route *route = find_route(e, socket, address);
-    if (route && route->state == AFF_ROUTE_LOCAL) end_route(e, route);
+    if (!route) return;
+    if (route->state == AFF_ROUTE_LOCAL) {
+        end_route(e, route);
+    } else if (route->state == AFF_ROUTE_RECALLED) {
+        /* It had ended before it was recalled: what came meanwhile is for the next route. */
+        aff__buf held = take_held(route);
+        route->taken = 0; /* counted when they come again */
+        end_route(e, route);
+        feed(e, socket, held);
+    }
 }
 
 /* ---- Frames from the owner ------------------------------------------------------------------- */
@@ -535,11 +547,7 @@ static aff__route *route_at(aff_engine *e, uint32_t socket, aff_slice address, u
 
 /* What was held up to the client's CLOSE has arrived; what follows is for the next route. */
 static void release_closed(aff_engine *e, aff__route *route) {
-    aff__buf held = route->held;
-    aff__buf_init(&route->held, &e->heap);
-    route->socket->held_bytes -= held.len;
-    route->socket->held_count -= route->held_count;
-    route->held_count = 0;
+    aff__buf held = take_held(route);
     aff_slice rest = aff__buf_slice(&held), frame;
     for (bool closed = false; aff__get_bytes(&rest, &frame);) {
         closed = closed || is_close(frame);
@@ -563,7 +571,7 @@ static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
             to(e, route, AFF_ROUTE_CLOSING);
             release_closed(e, route);
         } else {
-            release_held(e, route);
+            release_held(route);
         }
     } else if (epoch > route->epoch) { /* the same owner has claimed its document anew */
         route->epoch = epoch;
@@ -752,6 +760,26 @@ bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff
 }
 
 /* ---- Links and time -------------------------------------------------------------------------- */
+
+static void rescue(aff_engine *e, const aff__peer *peer, aff_slice rest) {
+    uint32_t socket;
+    uint64_t epoch;
+    aff__client_frame frame;
+    bool readable = aff__get_u32(&rest, &socket) && aff__get_uint(&rest, &epoch) &&
+                    aff__parse_client_frame(rest, &frame);
+    if (!readable || frame.type != AFF_HP_STATELESS) return;
+    aff__route *route = find_route(e, socket, frame.address);
+    bool was_sent = route && route->state == AFF_ROUTE_REMOTE && route->visit->peer == peer;
+    if (was_sent) hold(e, route, rest);
+}
+
+void aff__routes_rescue(aff_engine *e, const aff__peer *peer, aff_slice frames) {
+    aff_slice frame;
+    while (aff__get_bytes(&frames, &frame)) {
+        uint8_t type;
+        if (aff__get_u8(&frame, &type) && type == AFF_FRAME_DATA) rescue(e, peer, frame);
+    }
+}
 
 /* Routes of a visit that has ended, moved one by one: moving one can end others. */
 static aff__route *route_of(const aff__socket *socket, const aff__visit *visit) {

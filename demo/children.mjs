@@ -15,9 +15,13 @@ export function startProgram(name, command, args, options = {}) {
   return remember(name, () => spawn('setpriv', ['--pdeathsig', 'KILL', command, ...args], spawnOptions(options)))
 }
 
-/** Starts a Node module with an IPC channel; its 'disconnect' event tells it that this process has gone. */
+/**
+ * Starts a Node module with an IPC channel; its 'disconnect' event tells it that this process has gone. Lest it be frozen
+ * then, the kernel lets it go on.
+ */
 export function startModule(name, path, options = {}) {
-  return remember(name, () => fork(path, spawnOptions(options, ['ipc'])))
+  const through = { execPath: 'setpriv', execArgv: ['--pdeathsig', 'CONT', process.execPath] }
+  return remember(name, () => fork(path, { ...spawnOptions(options, ['ipc']), ...through }))
 }
 
 // Detached: Ctrl-C in a terminal reaches this process only, which then ends the others in order.
@@ -82,6 +86,7 @@ export async function until(what, check, deadlineMs = 15_000) {
 /** Ends one program and what it started: politely, then not. */
 async function end(program) {
   signal(program, 'SIGTERM')
+  signal(program, 'SIGCONT') // a frozen one hears nothing
   const timer = setTimeout(signal, GRACE_MS, program, 'SIGKILL')
   await program.ended
   clearTimeout(timer)
@@ -100,8 +105,9 @@ export function killAll() {
 }
 
 // Each child leads its own process group (detached), so that a build's helpers end with it.
-function signal({ pid }, name) {
-  if (pid === undefined) return
+export function signal(program, name) {
+  const { pid } = program
+  if (pid === undefined || !children.has(program)) return
   try {
     process.kill(-pid, name)
   } catch (error) {

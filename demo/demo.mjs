@@ -4,15 +4,16 @@
 //   DEMO_DATA   where the documents are kept (demo/data)
 
 import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
-import { connect, createServer } from 'node:net'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { endAll, finished, killAll, messageFrom, startModule, startProgram, unlessItEnds, until } from './children.mjs'
+import { endAll, finished, killAll, startProgram, unlessItEnds, until } from './children.mjs'
+import { Cluster, canConnect } from './cluster.mjs'
+import { controlOf } from './control.mjs'
 import { haproxyConfig } from './haproxy.mjs'
 import { servePage } from './static.mjs'
 
-const SERVER_IDS = ['server-1', 'server-2', 'server-3'] // the page draws these three
 const DEFAULT_PORT = 8080
 const PORTS_TO_TRY = 20
 
@@ -22,29 +23,30 @@ const dataFolder = resolve(process.env.DEMO_DATA || join(here, 'data'))
 const folder = await mkdtemp(join(tmpdir(), 'rsa-demo-'))
 process.env.PATH += ':/usr/sbin' // where Debian puts haproxy
 
-const running = { pageServer: undefined, redis: undefined, servers: [], haproxy: undefined }
+const cluster = new Cluster({ folder, dataFolder })
+const running = { pageServer: undefined, haproxy: undefined }
 let ending
 
 async function main() {
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(name, () => (ending ? killAll() : leave(0)))
 
   await buildPage()
-  running.pageServer = await servePage(join(folder, 'page'))
-  const redisSocket = await startRedis()
-  const servers = await Promise.all(SERVER_IDS.map((id) => startServer(id, redisSocket)))
+  running.pageServer = await servePage(join(folder, 'page'), controlOf(cluster))
+  cluster.on('failure', fail)
+  await cluster.start()
   const port = await choosePort()
-  await startHaproxy(port, servers)
+  await startHaproxy(port)
 
   console.log(`
   Open this address in two windows:
 
     http://127.0.0.1:${port}/?document=welcome
 
-  ${servers.map(({ id, pid, port }) => `${id}: process ${pid}, port ${port}`).join('\n  ')}
+  ${cluster.servers.map(({ id, program }) => `${id}: process ${program.pid}`).join('\n  ')}
   Documents are kept in ${dataFolder}
   Ctrl-C ends the demo.
 `)
-  watch()
+  unlessItEnds(running.haproxy, new Promise(() => {})).catch(fail)
 }
 
 async function buildPage() {
@@ -69,41 +71,13 @@ async function modified(name) {
   return found?.mtimeMs ?? -1
 }
 
-async function startRedis() {
-  const socket = join(folder, 'redis.sock')
-  const options = ['--port', '0', '--unixsocket', socket, '--dir', folder, '--save', '', '--appendonly', 'no']
-  running.redis = startProgram('redis-server', 'redis-server', options)
-  const opened = until('redis-server', () => canConnect(socket))
-  await unlessItEnds(running.redis, opened)
-  return socket
-}
-
-async function startServer(id, redisSocket) {
-  const env = { ...process.env, SERVER_ID: id, REDIS_SOCKET: redisSocket, DATA_FOLDER: dataFolder }
-  const server = startModule(id, join(here, 'server.mjs'), { env })
-  running.servers.push(server)
-  const { port } = await messageFrom(server)
-  return { id, port, pid: server.pid }
-}
-
-async function startHaproxy(port, servers) {
+async function startHaproxy(port) {
   const config = join(folder, 'haproxy.cfg')
   const pagePort = running.pageServer.address().port
-  await writeFile(config, haproxyConfig({ port, pagePort, servers }))
+  await writeFile(config, haproxyConfig({ port, pagePort, servers: cluster.servers }))
   running.haproxy = startProgram('haproxy', 'haproxy', ['-db', '-f', config])
   const answers = until('HAProxy', () => canConnect({ port, host: '127.0.0.1' }))
   await unlessItEnds(running.haproxy, answers)
-}
-
-/** Shows what the servers print, and tells of one that dies; without Redis or HAProxy there is no demo. */
-function watch() {
-  for (const server of running.servers) {
-    for (const stream of [server.child.stdout, server.child.stderr]) stream.pipe(process.stderr, { end: false })
-    server.ended.then((how) => ending ?? console.error(`${server.name} ended (${how}); the others go on.`))
-  }
-  for (const program of [running.redis, running.haproxy]) {
-    unlessItEnds(program, new Promise(() => {})).catch(fail)
-  }
 }
 
 async function choosePort() {
@@ -128,19 +102,13 @@ function freePort(port) {
   })
 }
 
-function canConnect(where) {
-  return new Promise((resolve, reject) => {
-    const socket = connect(where, () => resolve(socket.destroy()))
-    socket.once('error', reject)
-  })
-}
-
 /** In this order: no new sockets, the servers store what they hold, and Redis last, since storing asks it. */
 function leave(code) {
   ending ??= (async () => {
-    const { haproxy, servers, redis, pageServer } = running
-    await endAll([[haproxy], servers, [redis]].map((group) => group.filter(Boolean)))
-    pageServer?.close()
+    const servers = cluster.servers.map(({ program }) => program)
+    const order = [[running.haproxy], servers, [cluster.redis.program]]
+    await endAll(order.map((group) => group.filter(Boolean)))
+    running.pageServer?.close()
     await rm(folder, { recursive: true, force: true })
     process.exit(code)
   })()

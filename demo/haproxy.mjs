@@ -1,5 +1,8 @@
 // HAProxy's configuration: one address for the page and for the WebSockets. The balancer cannot know which document a
 // socket is for, so it takes the servers in turn and remembers nothing: that is what the extension is for.
+//
+// A server that has died refuses a check at once; one that is frozen lets it wait, three times a second. Then HAProxy
+// gives it no more sockets and closes those that it has, and their pages connect to another server.
 
 export function haproxyConfig({ port, pagePort, servers }) {
   return `global
@@ -26,7 +29,9 @@ backend page
 
 backend servers
   balance roundrobin
-  default-server check inter 500ms fall 1 rise 1 on-marked-down shutdown-sessions
-${servers.map((server) => `  server ${server.id} 127.0.0.1:${server.port}`).join('\n')}
+  option httpchk GET /
+  timeout check 1s
+  default-server check inter 200ms fall 3 rise 1 on-marked-down shutdown-sessions
+${servers.map((server) => `  server ${server.id} unix@${server.socket}`).join('\n')}
 `
 }

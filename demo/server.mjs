@@ -1,5 +1,5 @@
 // One server of the cluster: Hocuspocus behind the `ws` library, with RedisServerAffinity between the two.
-// demo.mjs starts three of these, and hears over IPC on which port each listens.
+// cluster.mjs starts three of these, and hears over IPC when each is ready.
 
 import { createServer } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -9,11 +9,17 @@ import { Redis } from 'ioredis'
 import { WebSocketServer } from 'ws'
 import { FileStore } from './store.mjs'
 
-const { SERVER_ID: serverId, REDIS_SOCKET: redisSocket, DATA_FOLDER: dataFolder } = process.env
+const { SERVER_ID: serverId, REDIS_SOCKET: redisSocket, SOCKET: socketPath, DATA_FOLDER: dataFolder } = process.env
 const MESSAGE_MAX_BYTES = 64 * 1024 * 1024
+const LOCK_TTL_MS = 3_000 // after this, a frozen server's documents go to another
 const LAST_STORES_MS = 3_000
 
-const affinity = new RedisServerAffinity({ redis: new Redis({ path: redisSocket }), serverId })
+const affinity = new RedisServerAffinity({
+  redis: new Redis({ path: redisSocket, lazyConnect: true }),
+  serverId,
+  lockTTL: LOCK_TTL_MS,
+  drainTimeout: LAST_STORES_MS,
+})
 
 const hocuspocus = new Hocuspocus({
   quiet: true,
@@ -43,15 +49,13 @@ webSocketServer.on('connection', (socket, request) => {
 
 let stopping = false
 
-// As Hocuspocus's own Server does it, but without its CLOSE message: the pages come back when the demo does.
+// The documents go to other servers first, which their clients do not notice unless their socket is here.
 async function stop() {
   if (stopping) return
   stopping = true
   httpServer.close()
+  await affinity.drain()
   for (const socket of webSocketServer.clients) socket.close(1012, 'Service Restart')
-  hocuspocus.flushPendingStores()
-  const deadline = Date.now() + LAST_STORES_MS
-  while (hocuspocus.getDocumentsCount() > 0 && Date.now() < deadline) await sleep(20)
   await Promise.race([hocuspocus.hooks('onDestroy', { instance: hocuspocus }), sleep(LAST_STORES_MS)])
   process.exit()
 }
@@ -59,4 +63,4 @@ async function stop() {
 for (const event of ['SIGINT', 'SIGTERM', 'disconnect']) process.on(event, stop)
 
 await affinity.ready()
-httpServer.listen(0, '127.0.0.1', () => process.send?.({ port: httpServer.address().port }))
+httpServer.listen(socketPath, () => process.send?.('ready'))

@@ -11,8 +11,8 @@ const TYPES = {
   '.svg': 'image/svg+xml',
 }
 
-/** Resolves with the listening http.Server. */
-export async function servePage(folder) {
+/** Resolves with the listening http.Server; `control` answers what is under /control/. */
+export async function servePage(folder, control) {
   const files = new Map()
   for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
     if (!entry.isFile()) continue
@@ -22,6 +22,7 @@ export async function servePage(folder) {
 
   const server = createServer((request, response) => {
     const { pathname } = new URL(request.url, 'http://page')
+    if (pathname.startsWith('/control/')) return control(request, response, pathname)
     const path = pathname === '/' ? '/index.html' : pathname
     const body = files.get(path)
     if (!body) return response.writeHead(404).end('Not found')

@@ -387,15 +387,19 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     if (!instance || !this.#engine) return
     await this.#engine.ready().catch(() => {})
     this.#engine.drain()
+    const started = Date.now()
+    const left = () => Math.max(0, this.#options.drainTimeout - (Date.now() - started))
     const waiting = [...instance.documents.values()]
-    const deadline = Date.now() + this.#options.drainTimeout
     const worker = async () => {
-      for (let next = waiting.pop(); next && Date.now() < deadline; next = waiting.pop()) {
+      for (let next = waiting.pop(); next && left() > 0; next = waiting.pop()) {
         await this.#leave(instance, next).catch((error) => console.error('[RedisServerAffinity] drain:', error))
       }
     }
-    await Promise.all(Array.from({ length: DRAIN_AT_ONCE }, worker))
-    await this.#documents.settled(Math.max(0, deadline - Date.now()))
+    await within(left(), Promise.all(Array.from({ length: DRAIN_AT_ONCE }, worker)))
+    await within(left(), this.#documents.settled())
+    if (left() > 0) return
+    // Time is over: what has not moved fails over, from what its clients and the store have.
+    for (const name of [...instance.documents.keys()]) this.#evict(name, false)
   }
 
   /** Stores a document, frees its lease, and gives the rest to whoever owns it next. */
@@ -502,15 +506,20 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   }
 }
 
-/** Runs a pending store of a document now, and waits for it and for one that runs already. */
+/** Runs a pending store of a document now, once, after one that runs already: what comes later is handed over. */
 async function storePending(instance: Hocuspocus, document: Document): Promise<void> {
-  const id = `onStoreDocument-${document.name}`
-  const { debouncer } = instance
-  while (debouncer.isDebounced(id) || debouncer.isCurrentlyExecuting(id) || document.saveMutex.isLocked()) {
-    await debouncer.executeNow(id)
-    await document.saveMutex.waitForUnlock()
-    await new Promise((resolve) => setImmediate(resolve))
-  }
+  await document.saveMutex.waitForUnlock()
+  await instance.debouncer.executeNow(`onStoreDocument-${document.name}`)
+}
+
+function within(ms: number, work: Promise<unknown>): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms)
+    void work.finally(() => {
+      clearTimeout(timer)
+      resolve()
+    })
+  })
 }
 
 function headerOf(request: SerializedHTTPRequest, name: string): string | undefined {

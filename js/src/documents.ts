@@ -7,6 +7,9 @@ import { NOT_OWNER_REASON } from './hocuspocus.js'
 /** The internal event by which the state of a document goes to its new owner. No custom event has such a name. */
 export const MERGE_EVENT = '\0merge'
 
+/** How long a document that was given up waits for its next owner. */
+const NEW_OWNER_WITHIN_MS = 1000
+
 /** How long a hand-over gathers updates of a lost document before it sends them. */
 const GATHER_MS = 50
 
@@ -151,11 +154,22 @@ export class Documents {
   }
 
   async #merge(document: Document): Promise<void> {
-    const outcome = await this.engine.emit(MERGE_EVENT, document.name, encodeStateAsUpdate(document), false)
+    const { name } = document
+    const emit = (onlyIfOpen: boolean) => this.engine.emit(MERGE_EVENT, name, encodeStateAsUpdate(document), onlyIfOpen, true)
+    const deadline = Date.now() + NEW_OWNER_WITHIN_MS
+    let outcome = await emit(true)
+    while (!outcome.here && !outcome.open && Date.now() < deadline) {
+      await new Promise((resolve) => setTimeout(resolve, GATHER_MS))
+      outcome = await emit(true)
+    }
+    if (!outcome.here && !outcome.open) outcome = await emit(false)
     if (!outcome.here) return
-    // Nobody had it: this server owns it again, and the state goes to the new instance here.
-    this.engine.unuse(document.name, 'event')
-    await this.receive(this.#instanceFor(), document.name, encodeStateAsUpdate(document))
+    // Nobody wants it: this server has it once more, and the state goes to the store through a new instance.
+    try {
+      await this.receive(this.#instanceFor(), name, encodeStateAsUpdate(document))
+    } finally {
+      this.engine.unuse(name, 'event')
+    }
   }
 
   #instanceFor: () => Hocuspocus = () => {
@@ -174,11 +188,8 @@ export class Documents {
     await connection.disconnect()
   }
 
-  /** Resolves when all hand-overs are done, at the latest after `timeout` ms. */
-  async settled(timeout: number): Promise<void> {
-    let timer: NodeJS.Timeout | undefined
-    const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, timeout)))
-    await Promise.race([Promise.allSettled([...this.#handOvers]), late])
-    clearTimeout(timer)
+  /** Resolves when all hand-overs are done. */
+  async settled(): Promise<void> {
+    await Promise.allSettled([...this.#handOvers])
   }
 }

@@ -209,12 +209,12 @@ export class Engine {
   }
 
   /** Finds the document's owner and has the event handled there, unless that is this server. */
-  emit(name: string, documentName: string, payload: Uint8Array, onlyIfOpen: boolean): Promise<EventOutcome> {
+  emit(name: string, documentName: string, payload: Uint8Array, onlyIfOpen: boolean, evenIfLeaving = false): Promise<EventOutcome> {
     if (this.#stopping) return Promise.reject(errorOf(-9, `event "${name}"`))
     return new Promise((resolve, reject) => {
       const request = ++this.#requests
       this.#events.set(request, { what: `event "${name}" for document "${documentName}"`, resolve, reject })
-      const status = this.#post(k.EMIT, { request, flag: onlyIfOpen }, Buffer.from(documentName), Buffer.from(name), payload)
+      const status = this.#post(k.EMIT, { request, flag: onlyIfOpen, code: evenIfLeaving ? 1 : 0 }, Buffer.from(documentName), Buffer.from(name), payload)
       if (status < 0) this.#settleEvent(request, status, new Uint8Array())
     })
   }

@@ -41,6 +41,12 @@ export function documentOf(address: string): string {
   return separator < 0 ? address : address.slice(0, separator)
 }
 
+/** Does this frame close its address? */
+export function isClose(frame: Uint8Array): boolean {
+  const [, end] = addressBounds(frame)
+  return end >= 0 && frame[end] === CLOSE
+}
+
 /** Does this frame of Hocuspocus end its address: a CLOSE, or PermissionDenied? */
 export function endsRoute(frame: Uint8Array): boolean {
   const [, end] = addressBounds(frame)

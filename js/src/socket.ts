@@ -1,6 +1,6 @@
 import { type LazyConnection, type SocketForHocuspocus } from './connection.js'
 import type { Engine, Place } from './engine.js'
-import { ClientState, addressOf, deniedReason, endsRoute } from './frames.js'
+import { ClientState, addressOf, deniedReason, endsRoute, isClose } from './frames.js'
 import { NOT_OWNER_REASON } from './hocuspocus.js'
 
 /** The client's socket, whatever library it comes from. */
@@ -19,8 +19,12 @@ interface Route {
   state: ClientState | undefined
   /** Served elsewhere since: what Hocuspocus here still sends for it is of no interest. */
   recalled: boolean
+  /** The client has closed the address; what follows waits until Hocuspocus here has done so too. */
+  held: Uint8Array[] | undefined
 }
 
+/** As Hocuspocus's own limit on what waits for an authentication. */
+const MAX_HELD = 1000
 const RESET = { code: 4205, reason: 'Reset Connection' }
 
 /**
@@ -49,7 +53,12 @@ export class ClientSocket {
     if (address !== undefined) {
       const route = this.#route(address)
       if (route.here && route.posted === 0) {
+        if (route.held) {
+          if (route.held.push(data) > MAX_HELD) this.close(RESET.code, RESET.reason)
+          return
+        }
         route.state!.sent(data)
+        if (isClose(data)) route.held = []
         this.#connection!.handleMessage(data)
         return
       }
@@ -60,7 +69,7 @@ export class ClientSocket {
 
   #route(address: string): Route {
     let route = this.#routes.get(address)
-    if (!route) this.#routes.set(address, (route = { here: false, posted: 0, state: undefined, recalled: false }))
+    if (!route) this.#routes.set(address, (route = { here: false, posted: 0, state: undefined, recalled: false, held: undefined }))
     return route
   }
 
@@ -121,9 +130,11 @@ export class ClientSocket {
     this.socket.send(data)
     route?.state?.received(data)
     if (!endsRoute(data)) return
-    if (route) route.state = undefined
+    const held = route?.held ?? []
+    if (route) route.state = route.held = undefined
     if (route?.here) this.#setHere(route, false)
     this.engine.routeEnded(this.id, address)
+    for (const frame of held) this.receive(frame) // the same address again: a new route
   }
 
   /** Without documents here, Hocuspocus would wait for an authentication that is happening elsewhere. */

@@ -16,6 +16,7 @@
  *     run:5:name:doc:data  here:5  done:5:ok:data  done:5:AFF_ETIMEOUT
  *     ready  failed:AFF_ETAKEN  stopped
  *     doc:authenticated      (client) a frame; an address with a session is doc/session
+ *     doc:update:5  doc:status:1  doc:aware:2  doc:stateless:text
  *     closed:4205            (client) its socket
  */
 #ifndef CLUSTER_H
@@ -32,6 +33,7 @@
 #include "engine.h"
 
 enum { SERVERS_MAX = 4, CLIENTS_MAX = 64, TRACE_MAX = 32 << 10 };
+enum { PROVIDERS_MAX = 4, DOCUMENTS_MAX = 8, CONNECTIONS_MAX = 64, ADDRESS_MAX = 64 };
 enum { A, B, C, D };
 
 /* What waits for a server: something that aff_step() will be told. */
@@ -61,6 +63,22 @@ typedef struct command {
     bytes argv[AFF_ARGV_MAX]; /* PUBLISH: channel, message */
 } command;
 
+/* What Hocuspocus has in memory: a document is a set of at most 64 edits. Sets of edits merge by
+ * union, as Yjs's do; a state vector is the set itself. */
+typedef struct {
+    char name[ADDRESS_MAX];
+    uint64_t edits;
+} content;
+
+/* A connection to one document, and what the facade remembers of it if it is a local one. */
+typedef struct {
+    bool open, is_proxy, authenticated, readonly;
+    uint32_t id; /* the proxy socket, or the client */
+    char address[ADDRESS_MAX];
+    bytes auth, step1, awareness;
+    uint32_t unsynced;
+} connection;
+
 typedef struct {
     aff_engine *engine; /* NULL: not started, or dead */
     aff_config config;
@@ -69,17 +87,35 @@ typedef struct {
     bool mute;          /* its commands wait on the way to Redis */
     bool deaf;          /* its inbox is not emptied: it hangs, or is far away */
     bool hungry;        /* the app takes what it is given at once */
+    bool unheard;       /* its subscription has broken, and Redis knows it */
+    bool silent;        /* its Hocuspocus does not answer */
+    bool denies;        /* its Hocuspocus denies every token */
     bool out_of_memory; /* a step has failed with AFF_ENOMEM, which the test asked for */
     size_t owed;        /* delivered and not yet taken */
     command *commands, **commands_end;
     queue inbox;
     bytes channel; /* subscribed to */
+    content documents[DOCUMENTS_MAX];
+    connection connections[CONNECTIONS_MAX];
     char trace[TRACE_MAX];
 } server;
+
+/* A HocuspocusProvider: the client's side of one address. */
+typedef struct {
+    char address[ADDRESS_MAX];
+    const char *token, *version; /* NULL: older than 3.3, does not answer a request for a token */
+    bool hangs;                  /* nor does this one */
+    bool authenticated;          /* and has therefore started to synchronise */
+    bool ended;                  /* it was told that the document is closed, or denied to it */
+    uint64_t edits, cursor;
+    unsigned unsynced; /* its counter of changes that are not acknowledged */
+    unsigned tokens;   /* how often it was asked for one */
+} provider;
 
 typedef struct {
     int server;
     bool open;
+    provider providers[PROVIDERS_MAX];
     char trace[TRACE_MAX];
 } client;
 
@@ -99,7 +135,8 @@ typedef struct {
     bytes captured;                     /* the last batch with frames, lost or not */
     entry *history;                     /* I4: the highest epoch so far, by lease key */
     int64_t clock_offset;               /* of Redis's clock, in ms */
-    uint64_t lost_at;                   /* when Redis lost everything; 0: never */
+    bool quiet;                         /* nothing is traced */
+    bool nobody_counts;                 /* PUBLISH says that somebody listens, whoever does */
     size_t batches, largest_batch;      /* what Redis has carried */
     unsigned claims, commands_run;      /* how often the claim script, and any, ran */
 } cluster;
@@ -163,18 +200,43 @@ static inline const char *word(aff_slice text) {
     return out;
 }
 
-/* A Hocuspocus frame: "doc:token", "doc:close", "doc:<text of a sync frame>". */
+enum { SYNC = 0, AWARENESS = 1, STATELESS = 5, STATUS = 8, STEP1 = 0, STEP2 = 1, UPDATE = 2 };
+
+/* A sync frame whose content is a set of edits; the frames of send_edit() are text instead. */
+static inline bool is_edits(const aff__client_frame *frame) {
+    return frame->type == SYNC && frame->sub <= UPDATE && frame->payload.len > 0;
+}
+
+/* The integer behind a frame's kind. */
+static inline uint64_t edits_in(const aff__client_frame *frame) {
+    uint64_t edits = 0;
+    aff_slice rest = frame->payload;
+    assert_true(aff__get_uint(&rest, &edits));
+    return edits;
+}
+
+/* A Hocuspocus frame: "doc:token", "doc:close", "doc:<text of a sync frame>", "doc:update:5". */
 static inline const char *frame_word(aff_slice data) {
     static char out[512];
     static const char *const auths[] = {"token", "denied", "authenticated"};
+    static const char *const steps[] = {"step1", "step2", "update"};
     aff__client_frame frame;
     assert_true(aff__parse_client_frame(data, &frame));
-    const char *body = "close";
+    char body[300] = "close";
     if (frame.type == AFF_HP_AUTH) {
         assert_in_range(frame.sub, 0, 2);
-        body = auths[frame.sub];
+        snprintf(body, sizeof(body), "%s", auths[frame.sub]);
+    } else if (is_edits(&frame)) {
+        snprintf(body, sizeof(body), "%s:%llx", steps[frame.sub],
+                 (unsigned long long)edits_in(&frame));
+    } else if (frame.type == AWARENESS || frame.type == STATUS) {
+        snprintf(body, sizeof(body), "%s:%llu", frame.type == STATUS ? "status" : "aware",
+                 (unsigned long long)frame.sub);
+    } else if (frame.type == STATELESS) {
+        snprintf(body, sizeof(body), "stateless:%s", word(frame.payload));
     } else if (frame.type != AFF_HP_CLOSE) {
-        body = word(aff__slice(frame.body.data + 1, frame.body.len - 1));
+        const char *text = word(aff__slice(frame.body.data + 1, frame.body.len - 1));
+        snprintf(body, sizeof(body), "%s", text);
     }
     snprintf(out, sizeof(out), "%s:%s", word(frame.address), body);
     return out;
@@ -305,7 +367,6 @@ static inline const char *redis_text(cluster *c, const char *key) {
 
 static inline void redis_lose_everything(cluster *c) {
     while (c->entries) redis_del(c, slice(&c->entries->key));
-    c->lost_at = c->now;
 }
 
 static inline uint64_t number(aff_slice text) {
@@ -352,9 +413,10 @@ static inline void redis_claim(cluster *c, server *s, uint64_t request, const af
 
 static inline int64_t redis_listeners(cluster *c, aff_slice channel) {
     int64_t n = 0;
+    if (c->nobody_counts) return 1;
     for (int i = 0; i < SERVERS_MAX; i++) {
         server *s = &c->servers[i];
-        n += s->engine && s->connected && aff__equal(slice(&s->channel), channel);
+        n += s->engine && s->connected && !s->unheard && aff__equal(slice(&s->channel), channel);
     }
     return n;
 }
@@ -373,7 +435,8 @@ static inline void redis_publish(cluster *c, server *from, uint64_t request, aff
     if (batch.data[1] & 1) set(&c->captured, batch);
     for (int i = 0; i < SERVERS_MAX; i++) {
         server *to = &c->servers[i];
-        if (!to->engine || !to->connected || !aff__equal(slice(&to->channel), channel)) continue;
+        if (!to->engine || !to->connected || to->unheard) continue;
+        if (!aff__equal(slice(&to->channel), channel)) continue;
         if (redis_loses(c, from, to, batch)) continue;
         post(to, &(aff_event){.type = AFF_EV_MESSAGE, .data = batch});
     }
@@ -473,50 +536,338 @@ static inline void make_auth(bytes *out, aff_slice address, uint8_t kind, const 
     free(body.data);
 }
 
-/* What Hocuspocus answers to a client's frame, if anything: the token "no" is denied. */
-static inline bool hocuspocus_answer(aff_slice data, bytes *answer, bool *over) {
+static inline void make_sync(bytes *out, aff_slice address, uint8_t step, uint64_t edits) {
+    bytes body = {0};
+    add_uint(&body, step);
+    add_uint(&body, edits);
+    make_frame(out, address, SYNC, slice(&body));
+    free(body.data);
+}
+
+static inline void make_number(bytes *out, aff_slice address, uint64_t type, uint64_t number) {
+    bytes body = {0};
+    add_uint(&body, number);
+    make_frame(out, address, type, slice(&body));
+    free(body.data);
+}
+
+static inline void client_receives(cluster *c, uint32_t k, aff_slice data);
+
+static inline void say(cluster *c, server *s, connection *to, aff_slice data) {
+    if (to->is_proxy) {
+        post(s, &(aff_event){
+                    .type = AFF_EV_PROXY_SEND, .sockets = &to->id, .count = 1, .data = data});
+        return;
+    }
     aff__client_frame frame;
     assert_true(aff__parse_client_frame(data, &frame));
-    *over = false;
-    if (frame.type == AFF_HP_AUTH) {
-        bool denied =
-            frame.body.len >= 2 && memcmp(frame.body.data + frame.body.len - 2, "no", 2) == 0;
-        make_auth(answer, frame.address, denied ? AFF_HP_DENIED : 2, "");
-        *over = denied;
-        return true;
+    if (frame.type == STATUS && frame.sub == 1 && to->unsynced > 0) to->unsynced--;
+    client_receives(c, to->id, data);
+}
+
+static inline connection *find_connection(server *s, bool is_proxy, uint32_t id, aff_slice at) {
+    for (int i = 0; i < CONNECTIONS_MAX; i++) {
+        connection *con = &s->connections[i];
+        if (con->open && con->is_proxy == is_proxy && con->id == id &&
+            strcmp(con->address, word(at)) == 0)
+            return con;
     }
-    if (frame.type != AFF_HP_CLOSE) return false;
-    make_frame(answer, frame.address, AFF_HP_CLOSE, aff__none());
-    *over = true;
-    return true;
+    return NULL;
+}
+
+static inline connection *new_connection(server *s, bool is_proxy, uint32_t id, aff_slice at) {
+    for (int i = 0; i < CONNECTIONS_MAX; i++) {
+        connection *con = &s->connections[i];
+        if (con->open) continue;
+        *con = (connection){.open = true, .is_proxy = is_proxy, .id = id};
+        assert_true(at.len < ADDRESS_MAX);
+        snprintf(con->address, ADDRESS_MAX, "%s", word(at));
+        return con;
+    }
+    return NULL; /* tests with more clients than that look at routes, not at documents */
+}
+
+static inline void end_connection(connection *con) {
+    free(con->auth.data);
+    free(con->step1.data);
+    free(con->awareness.data);
+    *con = (connection){0};
+}
+
+static inline bool is_of(const connection *con, const char *name) {
+    size_t len = strlen(name);
+    return con->open && strncmp(con->address, name, len) == 0 &&
+           (con->address[len] == '\0' || con->address[len] == '/');
+}
+
+static inline content *content_of(server *s, const char *name) {
+    content *unused = NULL;
+    for (int i = DOCUMENTS_MAX - 1; i >= 0; i--) {
+        if (strcmp(s->documents[i].name, name) == 0) return &s->documents[i];
+        if (!s->documents[i].name[0]) unused = &s->documents[i];
+    }
+    assert_non_null(unused);
+    snprintf(unused->name, ADDRESS_MAX, "%s", name);
+    return unused;
+}
+
+/* The document leaves the memory of this server; nothing is stored anywhere. */
+static inline void unload(server *s, const char *name) {
+    for (int i = 0; i < CONNECTIONS_MAX; i++) {
+        if (is_of(&s->connections[i], name)) end_connection(&s->connections[i]);
+    }
+    *content_of(s, name) = (content){0};
+}
+
+static inline void broadcast_here(cluster *c, server *s, const connection *from, const char *name,
+                                  aff_slice body) {
+    for (int i = 0; i < CONNECTIONS_MAX; i++) {
+        connection *to = &s->connections[i];
+        if (to == from || !is_of(to, name) || !to->authenticated) continue;
+        char address[ADDRESS_MAX];
+        memcpy(address, to->address, ADDRESS_MAX);
+        char *session = strchr(address, '/');
+        if (session) *session = '\0';
+        bytes frame = {0};
+        add_text(&frame, aff__slice(address, strlen(to->address)));
+        add(&frame, body.data, body.len);
+        say(c, s, to, slice(&frame));
+        free(frame.data);
+    }
+}
+
+static inline void on_edits(cluster *c, server *s, connection *con, const aff__client_frame *f) {
+    bytes answer = {0};
+    char name[ADDRESS_MAX];
+    snprintf(name, sizeof(name), "%s", word(f->document));
+    content *doc = content_of(s, name);
+    uint64_t edits = edits_in(f), fresh = edits & ~doc->edits;
+    if (f->sub == STEP1) {
+        make_sync(&answer, f->address, STEP2, doc->edits & ~edits);
+        say(c, s, con, slice(&answer));
+        answer.len = 0;
+        make_sync(&answer, f->address, STEP1, doc->edits);
+    } else {
+        if (!con->readonly && fresh) {
+            doc->edits |= fresh;
+            bytes body = {0};
+            add(&body, (uint8_t[]){SYNC, UPDATE}, 2);
+            add_uint(&body, fresh);
+            broadcast_here(c, s, con, name, slice(&body));
+            free(body.data);
+        }
+        make_number(&answer, f->address, STATUS, !con->readonly || !fresh);
+    }
+    say(c, s, con, slice(&answer));
+    free(answer.data);
+}
+
+/* The token "no" is denied, with "ro" edits are refused. False: the address has ended. */
+static inline bool on_token(cluster *c, server *s, connection *con, const aff__client_frame *f) {
+    aff_slice rest = f->payload, token = aff__none();
+    aff__get_bytes(&rest, &token);
+    bool denied = s->denies || aff__equal(token, aff__str("no"));
+    con->authenticated = !denied;
+    con->readonly = aff__equal(token, aff__str("ro"));
+    bytes answer = {0};
+    make_auth(&answer, f->address, denied ? AFF_HP_DENIED : AFF_HP_AUTHENTICATED,
+              con->readonly ? "readonly" : "read-write");
+    say(c, s, con, slice(&answer));
+    free(answer.data);
+    return !denied;
+}
+
+/* What the facade keeps of a local client, for AFF_EV_ROUTE_STATE. */
+static inline void remember_client(connection *con, const aff__client_frame *f, aff_slice data) {
+    if (f->type == AFF_HP_AUTH) set(&con->auth, data);
+    if (f->type == AWARENESS) set(&con->awareness, data);
+    if (!is_edits(f)) return;
+    if (f->sub == STEP1) {
+        set(&con->step1, data);
+        con->unsynced = 1;
+    } else if (f->sub == UPDATE) {
+        con->unsynced++;
+    }
+}
+
+/* A frame of a client reaches the owner's Hocuspocus. False: the address has ended with it. */
+static inline bool hocuspocus(cluster *c, server *s, bool is_proxy, uint32_t id, aff_slice data) {
+    static connection nobody;
+    aff__client_frame frame;
+    assert_true(aff__parse_client_frame(data, &frame));
+    if (s->silent) return true;
+    connection *con = find_connection(s, is_proxy, id, frame.address);
+    if (!con && frame.type == AFF_HP_AUTH) con = new_connection(s, is_proxy, id, frame.address);
+    if (!con) {
+        nobody = (connection){.is_proxy = is_proxy, .id = id};
+        con = &nobody;
+    }
+    if (con != &nobody && !is_proxy) remember_client(con, &frame, data);
+    bool goes_on = true;
+    if (frame.type == AFF_HP_AUTH) {
+        goes_on = on_token(c, s, con, &frame);
+    } else if (frame.type == AFF_HP_CLOSE) {
+        bytes answer = {0};
+        make_frame(&answer, frame.address, AFF_HP_CLOSE, aff__none());
+        say(c, s, con, slice(&answer));
+        free(answer.data);
+        goes_on = false;
+    } else if (con->authenticated && is_edits(&frame)) {
+        on_edits(c, s, con, &frame);
+    } else if (con->authenticated && frame.type == AWARENESS) {
+        char name[ADDRESS_MAX];
+        snprintf(name, sizeof(name), "%s", word(frame.document));
+        broadcast_here(c, s, con, name, frame.body);
+    }
+    if (!goes_on && con != &nobody) end_connection(con);
+    return goes_on;
 }
 
 static inline void app_local(cluster *c, server *s, uint32_t socket, aff_slice data) {
-    bytes answer = {0};
-    bool over;
-    trace(s->trace, "local:%u:%s", socket, frame_word(data));
-    if (hocuspocus_answer(data, &answer, &over)) {
-        aff__client_frame frame;
-        aff__parse_client_frame(data, &frame);
-        trace(c->clients[socket].trace, "%s", frame_word(slice(&answer)));
-        if (over) {
-            post(s,
-                 &(aff_event){.type = AFF_EV_ROUTE_END, .socket = socket, .name = frame.address});
-        }
-    }
-    free(answer.data);
+    if (!c->quiet) trace(s->trace, "local:%u:%s", socket, frame_word(data));
+    if (hocuspocus(c, s, false, socket, data)) return;
+    aff__client_frame frame;
+    aff__parse_client_frame(data, &frame);
+    post(s, &(aff_event){.type = AFF_EV_ROUTE_END, .socket = socket, .name = frame.address});
 }
 
-static inline void app_proxy_frame(server *s, uint32_t proxy, aff_slice data) {
-    bytes answer = {0};
-    bool over;
-    trace(s->trace, "proxy:%u:%s", proxy, frame_word(data));
-    if (hocuspocus_answer(data, &answer, &over)) {
-        post(s,
-             &(aff_event){
-                 .type = AFF_EV_PROXY_SEND, .sockets = &proxy, .count = 1, .data = slice(&answer)});
+static inline void app_proxy_frame(cluster *c, server *s, uint32_t proxy, aff_slice data) {
+    if (!c->quiet) trace(s->trace, "proxy:%u:%s", proxy, frame_word(data));
+    hocuspocus(c, s, true, proxy, data);
+}
+
+static inline void app_proxy_closed(server *s, uint32_t proxy) {
+    for (int i = 0; i < CONNECTIONS_MAX; i++) {
+        connection *con = &s->connections[i];
+        if (con->open && con->is_proxy && con->id == proxy) end_connection(con);
     }
-    free(answer.data);
+}
+
+static inline void close_local(server *s, uint32_t socket) {
+    for (int i = 0; i < CONNECTIONS_MAX; i++) {
+        connection *con = &s->connections[i];
+        if (con->open && !con->is_proxy && con->id == socket) end_connection(con);
+    }
+}
+
+/* The engine wants to know what the app has seen of a client that was served here. */
+static inline void app_recall(server *s, uint32_t socket, aff_slice address) {
+    connection *con = find_connection(s, false, socket, address);
+    bytes state = {0};
+    uint8_t flags = 0;
+    if (con && con->authenticated) flags |= 1;
+    if (con && con->readonly) flags |= 2;
+    add(&state, &flags, 1);
+    add_uint(&state, con ? con->unsynced : 0);
+    add_text(&state, con ? slice(&con->auth) : aff__none());
+    add_text(&state, con ? slice(&con->step1) : aff__none());
+    add_text(&state, con ? slice(&con->awareness) : aff__none());
+    post(s, &(aff_event){.type = AFF_EV_ROUTE_STATE,
+                         .socket = socket,
+                         .name = address,
+                         .data = slice(&state)});
+    free(state.data);
+    if (con) end_connection(con);
+}
+
+/* ---- Providers, as far as it matters here ---------------------------------------------------- */
+
+/* `doc/session` in a test is `doc NUL session` in the frame. */
+static inline aff_slice address_of(const char *text) {
+    static char copy[2][256];
+    static unsigned next;
+    char *out = copy[next++ % 2];
+    snprintf(out, 256, "%s", text);
+    char *slash = strchr(out, '/');
+    if (slash) *slash = '\0';
+    return aff__slice(out, strlen(text));
+}
+
+/* Only sent: delivered by the next settle(), with whatever else is sent until then. */
+static inline void send_raw(cluster *c, uint32_t k, aff_slice data) {
+    if (!c->servers[c->clients[k].server].engine) return;
+    post(&c->servers[c->clients[k].server],
+         &(aff_event){.type = AFF_EV_SOCKET_FRAME, .socket = k, .data = data});
+}
+
+static inline provider *provider_of(cluster *c, uint32_t k, const char *address) {
+    for (int i = 0; i < PROVIDERS_MAX; i++) {
+        if (strcmp(c->clients[k].providers[i].address, address) == 0) {
+            return &c->clients[k].providers[i];
+        }
+    }
+    return NULL;
+}
+
+static inline void provider_sends(cluster *c, uint32_t k, const provider *p, uint8_t step,
+                                  uint64_t edits) {
+    bytes frame = {0};
+    make_sync(&frame, address_of(p->address), step, edits);
+    send_raw(c, k, slice(&frame));
+    free(frame.data);
+}
+
+static inline void provider_authenticates(cluster *c, uint32_t k, const provider *p) {
+    bytes body = {0}, frame = {0};
+    add_uint(&body, AFF_HP_TOKEN);
+    add_text(&body, aff__str(p->token));
+    if (p->version) add_text(&body, aff__str(p->version));
+    make_frame(&frame, address_of(p->address), AFF_HP_AUTH, slice(&body));
+    send_raw(c, k, slice(&frame));
+    free(body.data);
+    free(frame.data);
+}
+
+static inline void provider_points(cluster *c, uint32_t k, provider *p, uint64_t cursor) {
+    bytes frame = {0};
+    p->cursor = cursor;
+    make_number(&frame, address_of(p->address), AWARENESS, cursor);
+    send_raw(c, k, slice(&frame));
+    free(frame.data);
+}
+
+static inline void provider_gets_auth(cluster *c, uint32_t k, provider *p, uint64_t kind) {
+    if (kind == AFF_HP_TOKEN) {
+        p->tokens++;
+        if (p->version && !p->hangs) provider_authenticates(c, k, p);
+    } else if (kind == AFF_HP_DENIED) {
+        p->ended = true;
+    } else {
+        p->authenticated = true;
+        p->unsynced = 1;
+        provider_sends(c, k, p, STEP1, p->edits);
+        if (p->cursor) provider_points(c, k, p, p->cursor);
+    }
+}
+
+static inline void provider_gets_edits(cluster *c, uint32_t k, provider *p,
+                                       const aff__client_frame *frame) {
+    uint64_t edits = edits_in(frame);
+    if (frame->sub == STEP1) {
+        provider_sends(c, k, p, STEP2, p->edits & ~edits);
+    } else {
+        p->edits |= edits;
+    }
+}
+
+static inline void client_receives(cluster *c, uint32_t k, aff_slice data) {
+    client *to = &c->clients[k];
+    if (!to->open) return;
+    if (!c->quiet) trace(to->trace, "%s", frame_word(data));
+    aff__client_frame frame;
+    assert_true(aff__parse_client_frame(data, &frame));
+    provider *p = provider_of(c, k, word(frame.address));
+    if (!p || p->ended) return;
+    if (frame.type == AFF_HP_AUTH) {
+        provider_gets_auth(c, k, p, frame.sub);
+    } else if (is_edits(&frame)) {
+        provider_gets_edits(c, k, p, &frame);
+    } else if (frame.type == STATUS && frame.sub == 1) {
+        assert_true(p->unsynced > 0); /* nothing is acknowledged twice */
+        p->unsynced--;
+    } else if (frame.type == AFF_HP_CLOSE) {
+        p->ended = true;
+    }
 }
 
 static inline const char *status_word(int status) {
@@ -524,16 +875,14 @@ static inline const char *status_word(int status) {
 }
 
 static inline void app_send(cluster *c, const aff_action *act) {
-    for (uint32_t i = 0; i < act->count; i++) {
-        client *to = &c->clients[act->sockets[i]];
-        if (to->open) trace(to->trace, "%s", frame_word(act->data));
-    }
+    for (uint32_t i = 0; i < act->count; i++) client_receives(c, act->sockets[i], act->data);
 }
 
 static inline void close_client(cluster *c, server *s, const aff_action *act) {
     client *k = &c->clients[act->socket];
     if (!k->open) return;
     k->open = false;
+    close_local(s, act->socket);
     trace(k->trace, "closed:%u", act->code);
     post(s, &(aff_event){.type = AFF_EV_SOCKET_CLOSE, .socket = act->socket});
 }
@@ -555,14 +904,17 @@ static inline void act_on(cluster *c, server *s, const aff_action *act) {
         case AFF_ACT_SEND: app_send(c, act); break;
         case AFF_ACT_SOCKET_CLOSE: close_client(c, s, act); break;
         case AFF_ACT_LOCAL: app_local(c, s, act->socket, act->data); break;
-        case AFF_ACT_ROUTE: break; /* for the facade's short cut; see test_core_route.c */
-        case AFF_ACT_PROXY_OPEN:
-            trace(s->trace, "proxy:%u:open:%s", act->socket, word(act->name));
+        case AFF_ACT_ROUTE: /* the rest is for the facade's short cut; see test_core_route.c */
+            if (act->status == AFF_ROUTE_RECALL) app_recall(s, act->socket, act->name);
             break;
-        case AFF_ACT_PROXY_FRAME: app_proxy_frame(s, act->socket, act->data); break;
+        case AFF_ACT_PROXY_OPEN:
+            if (!c->quiet) trace(s->trace, "proxy:%u:open:%s", act->socket, word(act->name));
+            break;
+        case AFF_ACT_PROXY_FRAME: app_proxy_frame(c, s, act->socket, act->data); break;
         case AFF_ACT_PROXY_ALIVE: trace(s->trace, "proxy:%u:alive", act->socket); break;
         case AFF_ACT_PROXY_CLOSE:
-            trace(s->trace, "proxy:%u:closed:%u", act->socket, act->code);
+            app_proxy_closed(s, act->socket);
+            if (!c->quiet) trace(s->trace, "proxy:%u:closed:%u", act->socket, act->code);
             break;
         case AFF_ACT_CLAIMED:
             if (act->status == AFF_EOWNED) {
@@ -571,7 +923,10 @@ static inline void act_on(cluster *c, server *s, const aff_action *act) {
                 trace(s->trace, "claim:%llu:%s", request, status_word(act->status));
             }
             break;
-        case AFF_ACT_LOST: trace(s->trace, "lost:%s", word(act->document)); break;
+        case AFF_ACT_LOST:
+            trace(s->trace, "lost:%s", word(act->document));
+            unload(s, word(act->document));
+            break;
         case AFF_ACT_EVENT_RUN:
             trace(s->trace, "run:%llu:%s:%s:%s", request, word(act->name), word(act->document),
                   word(act->data));
@@ -581,6 +936,7 @@ static inline void act_on(cluster *c, server *s, const aff_action *act) {
             trace(s->trace, "done:%llu:%s%s%s", request, status_word(act->status),
                   act->data.len ? ":" : "", word(act->data));
             break;
+        case AFF_ACT_NEWS: break;
         case AFF_ACT_LOG: break;
         case AFF_ACT_STOPPED: trace(s->trace, "stopped"); break;
     }
@@ -616,19 +972,26 @@ static inline void consume(cluster *c, int i) {
     if (s->engine) step(c, s, &(aff_event){.type = AFF_EV_FLUSH});
 }
 
-/* I1: two servers never own a document at the same time while both are members. Where Redis has
- * lost everything, its members learn of it with their next renewal. */
+/* A member by its own clock, and by what stands in Redis: it may have been declared dead, or Redis
+ * may have lost everything; its next renewal will tell it. */
+static inline bool is_valid_member(cluster *c, const server *s) {
+    if (!s->engine || c->now >= aff_valid_until(s->engine)) return false;
+    char key[300];
+    snprintf(key, sizeof(key), "rsaServer:%s", s->config.server_id);
+    entry *e = redis_get(c, aff__str(key));
+    return e && aff__equal(slice(&e->value), aff__str(aff_boot(s->engine)));
+}
+
+/* I1: two servers never own a document at the same time while both are members. */
 static inline void check_owners(cluster *c) {
-    if (c->lost_at && c->now < c->lost_at + 10000) return;
     for (int i = 0; i < SERVERS_MAX; i++) {
-        aff_engine *a = c->servers[i].engine;
-        if (!a || c->now >= aff_valid_until(a)) continue;
+        if (!is_valid_member(c, &c->servers[i])) continue;
+        const aff_engine *a = c->servers[i].engine;
         for (aff__item *d = NULL; (d = aff__map_next(&a->docs, d));) {
             if (AFF_OF(d, aff__doc, item)->state != AFF_DOC_OWNED) continue;
             for (int j = i + 1; j < SERVERS_MAX; j++) {
-                aff_engine *b = c->servers[j].engine;
-                if (!b || c->now >= aff_valid_until(b)) continue;
-                aff__doc *other = aff__doc_find(b, d->key);
+                if (!is_valid_member(c, &c->servers[j])) continue;
+                aff__doc *other = aff__doc_find(c->servers[j].engine, d->key);
                 assert_false(other && other->state == AFF_DOC_OWNED);
             }
         }
@@ -746,8 +1109,10 @@ static inline void start(cluster *c, int i) {
 static inline void stop_process(server *s) {
     aff_free(s->engine);
     s->engine = NULL;
-    s->connected = s->mute = s->deaf = false;
+    s->connected = s->mute = s->deaf = s->unheard = s->silent = s->denies = false;
     s->channel.len = 0;
+    for (int i = 0; i < CONNECTIONS_MAX; i++) end_connection(&s->connections[i]);
+    memset(s->documents, 0, sizeof(s->documents));
     for (command *cmd; (cmd = next_command(s));) command_free(cmd);
     for (input *in; (in = take(s));) input_free(in);
 }
@@ -814,17 +1179,6 @@ static inline aff_stats stats_of(cluster *c, int i) {
 
 /* ---- What happens in scenarios --------------------------------------------------------------- */
 
-/* `doc/session` in a test is `doc NUL session` in the frame. */
-static inline aff_slice address_of(const char *text) {
-    static char copy[2][256];
-    static unsigned next;
-    char *out = copy[next++ % 2];
-    snprintf(out, 256, "%s", text);
-    char *slash = strchr(out, '/');
-    if (slash) *slash = '\0';
-    return aff__slice(out, strlen(text));
-}
-
 static inline void tell(cluster *c, int i, const aff_event *event) {
     post(&c->servers[i], event);
     settle(c);
@@ -835,18 +1189,14 @@ static inline void open_client(cluster *c, uint32_t k, int i) {
     c->clients[k].server = i;
     c->clients[k].open = true;
     c->clients[k].trace[0] = '\0';
+    memset(c->clients[k].providers, 0, sizeof(c->clients[k].providers));
     tell(c, i, &(aff_event){.type = AFF_EV_SOCKET_OPEN, .socket = k, .data = aff__str("GET /")});
 }
 
 static inline void close_socket(cluster *c, uint32_t k) {
     c->clients[k].open = false;
+    close_local(&c->servers[c->clients[k].server], k);
     tell(c, c->clients[k].server, &(aff_event){.type = AFF_EV_SOCKET_CLOSE, .socket = k});
-}
-
-/* Only sent: delivered by the next settle(), with whatever else is sent until then. */
-static inline void send_raw(cluster *c, uint32_t k, aff_slice data) {
-    post(&c->servers[c->clients[k].server],
-         &(aff_event){.type = AFF_EV_SOCKET_FRAME, .socket = k, .data = data});
 }
 
 static inline void send_auth(cluster *c, uint32_t k, const char *address, const char *token) {

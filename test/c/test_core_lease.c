@@ -320,8 +320,10 @@ static void a_record_that_vanished_is_noticed_by_its_refresh(void **state) {
     advance(c, 13 * 3600000ull);
     assert_string_equal(owner_of(c, "doc"), "A");
     assert_true(epoch_of(c, "doc") > epoch);
-    expect_client(c, 1, ""); /* local: under the new epoch without noticing */
-    expect_client(c, 2, "closed:4205");
+    expect_client(c, 1, ""); /* under the new epoch without noticing, whether local */
+    expect_client(c, 2, ""); /* or not */
+    edit(c, 2, "doc", "x");
+    expect(c, A, "proxy:1:doc:x");
     cluster_free(c);
 }
 
@@ -337,9 +339,17 @@ static void a_record_that_names_another_is_noticed_by_its_refresh(void **state) 
     snprintf(record, sizeof(record), "1800000000000000 %s B", aff_boot(c->servers[B].engine));
     redis_set(c, aff__str("rsaLock:doc"), aff__str(record), 86400000);
     advance(c, 13 * 3600000ull);
-    expect(c, A, "proxy:1:closed:4205 lost:doc");
-    expect_client(c, 1, "closed:4205");
-    expect_client(c, 2, "closed:4205");
+    /* B had never heard of it: it asks, and gets what is its own. */
+    assert_non_null(strstr(c->servers[A].trace, "lost:doc"));
+    assert_true(c->clients[1].open && c->clients[2].open);
+    expect_client(c, 1, "");
+    expect_client(c, 2, "");
+    edit(c, 1, "doc", "x");
+    edit(c, 2, "doc", "y");
+    advance(c, 10000);
+    assert_true(c->clients[1].open && c->clients[2].open);
+    assert_int_equal(epoch_of(c, "doc"), 1800000000000000);
+    assert_int_equal(stats_of(c, B).documents_owned, 1);
     cluster_free(c);
 }
 

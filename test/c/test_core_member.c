@@ -7,7 +7,7 @@ static void a_server_joins_and_is_ready_when_it_can_hear(void **state) {
     start(c, A);
     expect(c, A, "ready");
     assert_string_equal(redis_text(c, "rsaServer:A"), aff_boot(c->servers[A].engine));
-    assert_int_equal(c->servers[A].channel.len, strlen("rsaLink:") + AFF_BOOT_LEN);
+    assert_int_equal(c->servers[A].channel.len, strlen("rsaLink:") + AFF_PROCESS_LEN);
     cluster_free(c);
 }
 
@@ -77,8 +77,11 @@ static void a_lapsed_server_loses_what_another_has_taken_meanwhile(void **state)
     claim(c, B, 2, "doc", AFF_USE_HOLD);
     expect(c, B, "claim:2:ok");
     connect_redis(c, A);
+    /* The client goes on there: what A knew of it authenticates it. */
     expect(c, A, "lost:doc");
-    expect_client(c, 1, "closed:4205");
+    expect(c, B, "proxy:1:open:A proxy:1:doc:token");
+    expect_client(c, 1, "");
+    assert_true(c->clients[1].open);
     assert_string_equal(owner_of(c, "doc"), "B");
     cluster_free(c);
 }

@@ -34,7 +34,8 @@ describe('the owner is cut off from Redis, others are not', () => {
       await scene.warm(5)
       scene.relay.s1.restore()
       await scene.flows(performance.now(), { between: ['home', 'ann'] })
-      await scene.check()
+      // s1 was dead to the others, as an origin too: its clients' connections elsewhere were closed.
+      await scene.check({ cursors: false })
       assert.equal(storesOf(scene, 's1', 'doc-1').length, stored, 'it has stored nothing since')
       assert.deepEqual((await scene.cluster.holders('doc-1')).map((server) => server.serverId), [after.server])
     })
@@ -68,7 +69,7 @@ describe('the owner is cut off from Redis, others are not', () => {
 
 describe('an origin is cut off from Redis', () => {
   test('for less than its proxy sockets live: its clients wait, nobody else notices, nothing is lost', async (t) => {
-    const scene = await startScene(t, { relays: true, lockTTL: 800, proxySocketTTL: 10_000 })
+    const scene = await startScene(t, { relays: true, lockTTL: 1500, proxySocketTTL: 10_000 })
     await scene.warm()
     scene.relay.s3.blackhole()
     const cut = performance.now()
@@ -76,7 +77,7 @@ describe('an origin is cut off from Redis', () => {
     assert.ok(scene.pause(cut, { between: ['home', 'ann'], till: performance.now() - 300 }) < 500, 'home and ann go on')
     scene.relay.s3.restore()
     for (const document of ['doc-1', 'doc-2', 'doc-3']) await scene.flows(performance.now(), { document })
-    await scene.check()
+    await scene.check({ cursors: false })
   })
 
   test('H17 for longer than proxySocketTTL: its proxy sockets are closed; later it opens them again, with authentication, and no twin', async (t) => {
@@ -93,7 +94,7 @@ describe('an origin is cut off from Redis', () => {
     await scene.flows(performance.now())
     const users = (await s1.events('onAuthenticate', 'doc-1')).slice(authenticated).map((event) => event.token)
     assert.deepEqual([...new Set(users)].toSorted(), ['bob', 'eve', 'readonly'])
-    await scene.check()
+    await scene.check({ cursors: false })
     assert.equal(await s1.connections('doc-1'), 5, 'each client has one connection')
   })
 })
@@ -164,7 +165,7 @@ describe('Redis is slow', () => {
       }
       await until(async () => (await owner.events('onStateless', name)).length === numbers.length, { what: 'all have arrived' })
       assert.deepEqual((await owner.events('onStateless', name)).map((event) => event.payload), numbers)
-      assert.ok(socket.frames.some((frame) => frame.type === MessageType.Sync))
+      await until(() => socket.frames.some((frame) => frame.type === MessageType.Sync))
       assert.deepEqual((await cluster.holders(name)).map((server) => server.serverId), [owner.serverId])
       ann?.destroy()
     }
@@ -178,7 +179,6 @@ describe('Redis is slow', () => {
     t.after(() => [ann, bob].forEach((provider) => provider.destroy()))
     await s1.lockDocument('held')
     type(ann, 'last words')
-    await until(() => s1.run(({ affinity }) => affinity.stats().frames_in !== undefined))
     ann.socket.disconnect()
     await within(s1.destroy(), 's1 leaves', 6000)
     await until(() => text(bob) === 'last words', { what: 'the last edit has arrived at the owner' })

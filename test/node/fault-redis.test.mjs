@@ -52,7 +52,7 @@ describe('Redis restarts while everybody types', () => {
 
 describe('Redis is away for long', () => {
   test('H27 no process dies; local clients go on, nothing is stored; on its return all converge', async (t) => {
-    const scene = await startScene(t, { lockTTL: 800 })
+    const scene = await startScene(t, { lockTTL: 1000 })
     await scene.enter('ike', { at: 's1', documents: ['doc-1'] })
     await scene.warm()
     await scene.redis.kill9()
@@ -93,7 +93,7 @@ describe('Redis is away for long', () => {
   })
 
   test('what only a direct connection wrote meanwhile is there, and stored, after its return', async (t) => {
-    const scene = await startScene(t, { lockTTL: 800 })
+    const scene = await startScene(t, { lockTTL: 1000 })
     await scene.warm()
     await scene.server.s1.edit('doc-1', scene.note('doc-1', 'd'), { keep: true })
     await scene.redis.kill9()

@@ -20,7 +20,7 @@ const editAndBlock = (server, name, edit, ms) =>
 
 describe("the owner's JavaScript thread is blocked", () => {
   test('H01 for longer than lockTTL, shorter than the stall limit: one owner all the time, the document stays', async (t) => {
-    const scene = await startScene(t, { lockTTL: 600, stallLimit: 10_000 })
+    const scene = await startScene(t, { lockTTL: 1000, stallLimit: 10_000 })
     await scene.warm()
     const before = await scene.lease('doc-1')
     let awake = false
@@ -41,7 +41,7 @@ describe("the owner's JavaScript thread is blocked", () => {
   })
 
   test('H01 for longer than the stall limit: the document moves; waking up, the server hands over what only it has, and stores nothing', async (t) => {
-    const scene = await startScene(t, { lockTTL: 600, stallLimit: 600 })
+    const scene = await startScene(t, { lockTTL: 1000, stallLimit: 600 })
     await scene.warm()
     const before = await scene.lease('doc-1')
     const started = performance.now()
@@ -61,7 +61,7 @@ describe("the owner's JavaScript thread is blocked", () => {
   })
 
   test('an origin whose thread is blocked holds up its own clients only, and loses nothing of theirs', async (t) => {
-    const scene = await startScene(t, { lockTTL: 600, stallLimit: 10_000, proxySocketTTL: 10_000 })
+    const scene = await startScene(t, { lockTTL: 1000, stallLimit: 10_000, proxySocketTTL: 10_000 })
     await scene.warm()
     const started = performance.now()
     const blocked = scene.server.s2.block(2000)
@@ -75,7 +75,7 @@ describe("the owner's JavaScript thread is blocked", () => {
 
 describe('the whole process of the owner stands still', () => {
   test('H01 for longer than lockTTL: the document moves; the server finds out before it sends or stores anything', async (t) => {
-    const scene = await startScene(t, { lockTTL: 800 })
+    const scene = await startScene(t, { lockTTL: 1000 })
     await scene.warm()
     const stores = () => scene.cluster.store.stores('doc-1').filter((store) => store.serverId === 's1').length
     freeze(scene.server.s1)
@@ -84,12 +84,13 @@ describe('the whole process of the owner stands still', () => {
     const before = stores()
     const took = await scene.flows(frozen)
     t.diagnostic(`edits flowed again after ${Math.round(took)} ms`)
-    assert.ok(took < 800 + 1500, `${took} ms`)
+    assert.ok(took < 1000 + 1500, `${took} ms`)
     await scene.warm()
     scene.calm()
     thaw(scene.server.s1)
     await scene.flows(performance.now(), { between: ['home', 'ann'] })
-    await scene.check({ mayNotice: [] })
+    // s1 was dead to the others, as an origin too: its clients' connections elsewhere were closed.
+    await scene.check({ cursors: false })
     assert.equal(stores(), before, 's1 has stored nothing since')
     assert.notDeepEqual((await scene.cluster.holders('doc-1')).map((server) => server.serverId), ['s1'])
   })
@@ -108,7 +109,7 @@ describe('the whole process of the owner stands still', () => {
   })
 
   test('two of three, one after the other, again and again', async (t) => {
-    const scene = await startScene(t, { lockTTL: 600 })
+    const scene = await startScene(t, { lockTTL: 1000 })
     await scene.warm()
     for (const server of [scene.server.s1, scene.server.s2, scene.server.s1]) {
       const documents = await server.documents()
@@ -119,6 +120,6 @@ describe('the whole process of the owner stands still', () => {
       await within(server.documents(), `${server.serverId} answers again`)
       for (const document of ['doc-1', 'doc-2', 'doc-3']) await scene.flows(performance.now(), { document, between: ['ann', 'bob'] })
     }
-    await scene.check()
+    await scene.check({ cursors: false })
   })
 })

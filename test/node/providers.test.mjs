@@ -15,13 +15,18 @@ for (const [version, canBeAsked] of Object.entries(VERSIONS)) {
     test('edits, cursors and stateless messages go both ways through the proxy', async (t) => {
       const library = await load(version)
       const cluster = await startCluster(2)
-      t.after(() => cluster.stop())
+      const clients = []
+      // Hocuspocus 4 says goodbye with a frame that makes provider 2 throw: its clients go first.
+      t.after(() => {
+        for (const one of clients) one.destroy()
+        return cluster.stop()
+      })
       const [s1, s2] = cluster.servers
       const ann = await synced(connect({ url: s1.url, name: 'doc' }))
       const socket = openSocket({ url: s2.url, library })
       const old = await synced(connect({ socket, name: 'doc', library }))
       const second = await synced(connect({ socket, name: 'local', library }))
-      t.after(() => [ann, old, second, socket].forEach((one) => one.destroy()))
+      clients.push(ann, old, second, socket)
       assert.deepEqual((await cluster.holders('doc')).map((server) => server.serverId), ['s1'])
       for (let round = 0; round < 20; round++) {
         type(ann, 'a')

@@ -6,9 +6,12 @@ export function find(name: string): HTMLElement {
 }
 
 /** Sets a text unless it is there already: a screen reader would read it out again. */
-export function say(name: string, text: string): void {
-  const element = find(name)
+export function setText(element: HTMLElement, text: string): void {
   if (element.textContent !== text) element.textContent = text
+}
+
+export function say(name: string, text: string): void {
+  setText(find(name), text)
 }
 
 type Properties = { className?: string; text?: string; testid?: string; hidden?: boolean }

@@ -4,8 +4,10 @@ import { Collaboration } from '@tiptap/extension-collaboration'
 import { CollaborationCaret } from '@tiptap/extension-collaboration-caret'
 import { Placeholder } from '@tiptap/extensions'
 import { StarterKit } from '@tiptap/starter-kit'
-import { type Placement, readPlacement, showCluster } from './cluster'
+import { drawCluster, type Placement, readPlacement, showCluster } from './cluster'
+import { type States, watchStates } from './control'
 import { find, say } from './dom'
+import { Happenings } from './happenings'
 import { presences, showPeople } from './people'
 import { thisPerson } from './person'
 import { addToolbar } from './toolbar'
@@ -13,7 +15,10 @@ import { addToolbar } from './toolbar'
 const documentName = new URLSearchParams(location.search).get('document')?.trim() || 'welcome'
 const address = `/?${new URLSearchParams({ document: documentName })}`
 let placement: Placement | undefined
+let states: States | undefined
 let refusal: string | undefined
+let closes = 0 // of this page's socket; the tests count them
+const happenings = new Happenings()
 
 const socket = new HocuspocusProviderWebsocket({
   url: `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}`,
@@ -25,14 +30,22 @@ const provider = new HocuspocusProvider({
   name: documentName,
   onStatus: show,
   onSynced: show,
-  onUnsyncedChanges: show,
-  onAwarenessChange: show,
-  onStateless({ payload }) {
-    placement = readPlacement(payload, documentName) ?? placement
-    provider.setAwarenessField('server', placement?.socketServer)
+  onUnsyncedChanges({ number }) {
+    if (number === 0) happenings.allSaved()
     show()
   },
-  onDisconnect() {
+  onAwarenessChange: show,
+  onStateless({ payload }) {
+    const told = readPlacement(payload, documentName)
+    if (!told) return
+    placement = told
+    happenings.placed(told)
+    provider.setAwarenessField('server', told.socketServer)
+    show()
+  },
+  onClose() {
+    closes++
+    happenings.socketClosed()
     placement = undefined
     show()
   },
@@ -68,6 +81,7 @@ function show(): void {
   const status = statusText()
   say('status', status)
   document.body.dataset.connected = `${status === 'Connected'}`
+  document.body.dataset.closes = `${closes}`
 
   const unsynced = provider.unsyncedChanges
   find('unsynced').dataset.count = `${unsynced}`
@@ -75,7 +89,7 @@ function show(): void {
 
   const people = presences(provider.awareness!.getStates(), provider.document.clientID)
   showPeople(people)
-  showCluster(placement, people)
+  showCluster(placement, people, states)
 }
 
 function statusText(): string {
@@ -94,5 +108,14 @@ document.title = `${documentName} – RedisServerAffinity`
 find('title').textContent = documentName
 find('second').setAttribute('href', address)
 addToolbar(editor)
+drawCluster()
+provider.document.on('update', (_update: Uint8Array, origin: unknown) => {
+  if (origin !== provider) happenings.typed()
+})
+watchStates((now) => {
+  states = now
+  if (now) happenings.states(now)
+  show()
+})
 provider.attach()
 show()
