@@ -413,6 +413,8 @@ void aff__shim_init(aff__shim *shim, aff__heap *heap);
 void aff__shim_free(aff__shim *shim);
 /* Remembers a frame of the client; every one passes here once, in order. */
 void aff__shim_note(aff__shim *shim, const aff__client_frame *frame, aff_slice data);
+/* Makes the remembered awareness newer than what others may have heard. */
+void aff__shim_wind_clock(aff__shim *shim);
 /* The owner is lost. True: the client must be asked for a token. */
 bool aff__shim_start(aff_engine *e, aff__shim *shim);
 aff__verdict aff__shim_from_client(aff__shim *shim, const aff__client_frame *frame);

@@ -102,26 +102,27 @@ static void mark_dirty(aff_engine *e, aff__peer *peer) {
     aff__list_append(&e->dirty, &peer->dirty);
 }
 
-static void end_all(aff_engine *e, aff__peer *peer) {
+/* Ends what was built on this session; the next one starts empty. */
+static void end_session(aff_engine *e, aff__peer *peer, uint64_t next) {
+    aff__buf queue = peer->queue; /* aside: what is ended meanwhile is told the peer */
+    aff_slice rest = aff__buf_slice(&queue), acknowledged;
+    aff__get(&rest, peer->acked_at, &acknowledged);
+    aff__buf_init(&peer->queue, &e->heap);
+    restart(peer, next);
+    aff__routes_rescue(e, peer, rest);
+    aff__buf_free(&queue);
     aff__proxies_end(e, peer);
     aff__visits_end(e, peer);
     aff__events_requeue(e, peer);
 }
 
-/* What the peer may not have had. */
-static aff_slice not_acknowledged(const aff__peer *peer) {
-    return aff__slice(peer->queue.data + peer->acked_at, peer->queue.len - peer->acked_at);
-}
-
-/* Ends what was built on this session; the pair goes on under a higher one. */
+/* The pair goes on under a higher session. */
 static void new_session(aff_engine *e, aff__peer *peer, uint64_t session) {
     e->stats.resets++;
-    aff__routes_rescue(e, peer, not_acknowledged(peer));
-    restart(peer, session);
+    end_session(e, peer, session);
     mark_dirty(e, peer);
     peer->ack_wanted = true;
     peer->ack_at = e->now;
-    end_all(e, peer);
 }
 
 void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why) {
@@ -130,8 +131,7 @@ void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why) {
     aff__news(e, AFF_NEWS_SERVER_DOWN, aff__none(), aff__buf_slice(&peer->server_id), 0);
     aff__map_remove(&e->peers, &peer->item);
     aff__docs_forget_owner(e, peer);
-    aff__routes_rescue(e, peer, not_acknowledged(peer));
-    end_all(e, peer);
+    end_session(e, peer, peer->session);
     aff__list_remove(&peer->dirty);
     aff__buf *bufs[] = {&peer->server_id, &peer->queue, &peer->sizes, &peer->fragment,
                         &peer->targets};

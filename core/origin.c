@@ -350,6 +350,7 @@ static void send_to_client(aff_engine *e, const aff__route *route, const uint8_t
 /* What the new owner has to hear first; then what has been waiting. */
 static bool hold_replay(aff_engine *e, aff__route *route) {
     aff__buf waiting = take_held(route);
+    aff__shim_wind_clock(&route->shim);
     const aff__buf *replay[] = {&route->shim.auth, &route->shim.step1, &route->shim.awareness};
     bool fits = true;
     for (int i = 0; i < 3 && fits; i++) {

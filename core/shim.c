@@ -75,11 +75,66 @@ static void remember(aff__buf *buf, aff_slice data) {
     aff__put(buf, data.data, data.len);
 }
 
+/*
+ * An awareness update of y-protocols: a count, then for each client its id, its clock and its state
+ * as JSON. What is remembered is the one about the client itself: with one entry, and not "null".
+ */
+typedef struct {
+    uint64_t id, clock;
+    aff_slice state;
+} awareness_entry;
+
+static bool get_awareness(const aff__client_frame *frame, awareness_entry *out) {
+    aff_slice rest = frame->payload;
+    uint64_t count;
+    return aff__get_uint(&rest, &count) && count == 1 && aff__get_uint(&rest, &out->id) &&
+           aff__get_uint(&rest, &out->clock) && aff__get_bytes(&rest, &out->state) &&
+           rest.len == 0;
+}
+
+static void note_awareness(aff__shim *shim, const aff__client_frame *frame, aff_slice data) {
+    awareness_entry now, before;
+    aff__client_frame old;
+    if (!get_awareness(frame, &now)) return;
+    if (!aff__equal(now.state, aff__str("null"))) {
+        remember(&shim->awareness, data);
+        return;
+    }
+    bool is_own = aff__parse_client_frame(aff__buf_slice(&shim->awareness), &old) &&
+                  get_awareness(&old, &before) && before.id == now.id;
+    if (is_own) shim->awareness.len = 0;
+}
+
+/*
+ * Others may have been told that the client has left, when its connection to the former owner ended:
+ * they believe only a later clock. The client takes it over when it hears of it.
+ */
+void aff__shim_wind_clock(aff__shim *shim) {
+    aff__client_frame frame;
+    awareness_entry entry;
+    if (!aff__parse_client_frame(aff__buf_slice(&shim->awareness), &frame) ||
+        !get_awareness(&frame, &entry))
+        return;
+    aff__buf update, whole;
+    aff__buf_init(&update, shim->awareness.heap);
+    aff__buf_init(&whole, shim->awareness.heap);
+    aff__put_uint(&update, 1);
+    aff__put_uint(&update, entry.id);
+    aff__put_uint(&update, entry.clock + 1);
+    aff__put_bytes(&update, entry.state);
+    aff__put_bytes(&whole, frame.address);
+    aff__put_uint(&whole, AWARENESS);
+    aff__put_bytes(&whole, aff__buf_slice(&update));
+    aff__buf_free(&update);
+    aff__buf_free(&shim->awareness);
+    shim->awareness = whole;
+}
+
 void aff__shim_note(aff__shim *shim, const aff__client_frame *frame, aff_slice data) {
     if (is_token(frame)) {
         remember(&shim->auth, data);
     } else if (frame->type == AWARENESS) {
-        remember(&shim->awareness, data);
+        note_awareness(shim, frame, data);
     } else if (is_sync(frame) && frame->sub == STEP1) {
         remember(&shim->step1, data);
         shim->unsynced = 1;

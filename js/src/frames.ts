@@ -79,7 +79,9 @@ export class ClientState {
   sent(frame: Uint8Array): void {
     const [, end] = addressBounds(frame)
     const type = frame[end]
-    if (type === AWARENESS) this.#awareness = frame
+    if (type === AWARENESS) {
+      if (isOwnAwareness(frame, end + 1)) this.#awareness = frame
+    }
     else if (type === AUTH) this.#auth = frame
     else if (type === SYNC || type === SYNC_REPLY) {
       const step = frame[end + 1]
@@ -114,6 +116,20 @@ export class ClientState {
     }
     return Buffer.concat(parts)
   }
+}
+
+/** One client's state, not its leaving: an awareness update of y-protocols with one entry that is not "null". */
+function isOwnAwareness(frame: Uint8Array, at: number): boolean {
+  let next = at
+  const skip = () => {
+    while (next < frame.length && frame[next]! >= 0x80) next++
+    next++
+  }
+  skip() // the update's length
+  if (frame[next++] !== 1) return false
+  skip() // the client's id
+  skip() // its clock
+  return readString(frame.subarray(next)) !== 'null'
 }
 
 function lib0Integer(value: number): Uint8Array {
