@@ -398,7 +398,7 @@ static void check_peer(const aff_engine *e, const aff__peer *peer) {
     AFF_ASSERT(peer->out_bytes <= peer->out_limit && peer->acked_seq <= peer->out_seq);
     /* I26: what credit allows to be sent is due to be flushed: no link stands still. */
     bool is_dirty = !aff__list_empty(&peer->dirty);
-    if (unsent && !is_dirty && e->member.redis_up) {
+    if (unsent && !is_dirty && e->member.redis_up && !e->member.stalled) {
         AFF_ASSERT(peer->out_bytes + next_batch_len(peer) > peer->out_limit);
     }
     AFF_ASSERT(!peer->broken || is_dirty);

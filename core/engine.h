@@ -90,6 +90,7 @@ struct aff__doc {
     uint32_t lookups; /* routes in LOOKUP */
     uint64_t left;    /* RELEASING: the request of AFF_EV_LEAVE; else 0 */
     uint64_t refresh_at;
+    uint64_t absent_at; /* when its holder's membership was found missing first; 0: not */
     aff__list waiters; /* aff__waiter: claims and events that want the lease or its owner */
     aff__list routes;  /* aff__route */
     aff__list served;  /* aff__served */
@@ -151,7 +152,8 @@ struct aff__peer {
     bool ack_wanted;    /* something was received that is not yet acknowledged */
     uint64_t ack_at;
 
-    bool checking; /* its membership has been asked for */
+    bool checking;      /* its membership has been asked for */
+    uint64_t absent_at; /* when its membership was found missing first; 0: it stands */
     uint64_t check_at;
     char boot[AFF_BOOT_LEN + 1]; /* as its membership names it; "" if that was not asked for */
     uint64_t unheard_at;         /* since when nobody listens on its channel; 0: somebody does */
@@ -200,6 +202,7 @@ typedef struct {
     uint32_t before_step2;           /* SYNC: those of them that were sent before the SyncStep2 */
     uint32_t settled;                /* AFF_SETTLE: acknowledgements that are due to the client */
     aff__buf auth, step1, awareness; /* the client's last frames of these kinds */
+    uint64_t clock;                  /* the highest of its awareness that others may have heard */
     uint64_t deadline;
     aff__list by_time; /* TOKEN: in engine->shims */
 } aff__shim;
@@ -266,6 +269,12 @@ struct aff__served {
  * and some. Until then the absence of its key or its subscription says nothing.
  */
 enum { AFF_BACKOFF_MS = 500, AFF_GRACE_MS = AFF_BACKOFF_MS + 200 };
+
+/*
+ * A membership that is missing may be about to be renewed: after Redis has stood still for longer
+ * than lockTTL all are. It counts when it is still missing after this.
+ */
+enum { AFF_ABSENT_MS = 250 };
 
 /* ---- The engine (engine.c) -------------------------------------------------------------- */
 

@@ -208,7 +208,9 @@ void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch) {
 void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer) {
     for (aff__item *i = NULL; (i = aff__map_next(&e->docs, i));) {
         aff__doc *doc = AFF_OF(i, aff__doc, item);
-        if (doc->owner == peer) to(e, doc, AFF_DOC_FREE);
+        if (doc->owner != peer) continue;
+        to(e, doc, AFF_DOC_FREE);
+        doc->absent_at = 1; /* that it is gone has been made sure of */
     }
 }
 
@@ -413,6 +415,7 @@ static void won(aff_engine *e, aff__doc *doc, aff_slice record, const record_fie
 }
 
 static void remote(aff_engine *e, aff__doc *doc, aff__peer *peer, const record_fields *fields) {
+    doc->absent_at = 0;
     to(e, doc, AFF_DOC_REMOTE);
     doc->owner = peer;
     doc->epoch = fields->epoch;
@@ -495,6 +498,14 @@ static void on_claim_answer(aff_engine *e, aff__doc *doc, const aff_event *reply
     }
 }
 
+/* The holder's membership is missing: for long enough to take its document over? */
+static bool is_conclusive(aff_engine *e, aff__doc *doc) {
+    if (doc->absent_at == 0) doc->absent_at = e->now;
+    if (e->now >= doc->absent_at + AFF_ABSENT_MS) return true;
+    aff__docs_resume_at(e, doc->absent_at + AFF_ABSENT_MS);
+    return false;
+}
+
 static void on_holder_answer(aff_engine *e, aff__doc *doc, const aff__ask *ask,
                              const aff_event *reply) {
     aff_slice record = aff__buf_slice(&doc->record);
@@ -507,6 +518,13 @@ static void on_holder_answer(aff_engine *e, aff__doc *doc, const aff__ask *ask,
         remote(e, doc, aff__peer_get(e, ask->boot), &fields);
         return;
     }
+    bool is_absent = value && value->type == AFF_VALUE_NIL;
+    if (is_absent && !is_conclusive(e, doc)) {
+        to(e, doc, AFF_DOC_FREE);
+        place_parked(e, doc);
+        return;
+    }
+    doc->absent_at = 0;
     if (may_claim(e, doc)) {
         aff__log(e, 0, "taking a document over from %.*s, which is dead", (int)fields.server.len,
                  (const char *)fields.server.data);

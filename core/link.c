@@ -41,6 +41,15 @@ typedef struct {
     uint64_t session, seq, ack, limit;
 } batch_header;
 
+/*
+ * Can anything be sent? After its farewell a server says nothing more; one whose application hangs
+ * falls silent, so that its peers find out that it is no member.
+ */
+static bool may_speak(const aff_engine *e) {
+    const aff__member *m = &e->member;
+    return m->redis_up && !m->stalled && m->state != AFF_MEMBER_LEAVING;
+}
+
 /* ---- Peers ------------------------------------------------------------------------------- */
 
 aff__peer *aff__peer_find(const aff_engine *e, aff_slice process) {
@@ -229,10 +238,11 @@ static bool is_waiting(const aff__peer *peer) {
 }
 
 /* Publishes a batch under its number; with no frames, a beat under that of the last batch. */
-static void publish(aff_engine *e, aff__peer *peer, uint64_t seq, aff_slice frames) {
+static void publish(aff_engine *e, aff__peer *peer, uint64_t seq, aff_slice frames,
+                    unsigned flags) {
     aff__buf *out = &e->scratch;
-    unsigned flags = (frames.len ? FLAG_FRAMES : 0u) | (peer->missing ? FLAG_MISSING : 0u);
-    if (!frames.len && is_waiting(peer)) flags |= FLAG_ANSWER;
+    if (frames.len) flags |= FLAG_FRAMES;
+    if (peer->missing) flags |= FLAG_MISSING;
     out->len = 0;
     peer->in_limit = credit(e, peer);
     aff__put_u8(out, VERSION);
@@ -253,8 +263,13 @@ static void publish(aff_engine *e, aff__peer *peer, uint64_t seq, aff_slice fram
     e->stats.bytes_out += out->len;
 }
 
+/* An answer asks for none itself: two that wait would never be silent again. */
+static void answer(aff_engine *e, aff__peer *peer) {
+    publish(e, peer, peer->out_seq, aff__none(), 0);
+}
+
 static void beat(aff_engine *e, aff__peer *peer) {
-    publish(e, peer, peer->out_seq, aff__none());
+    publish(e, peer, peer->out_seq, aff__none(), is_waiting(peer) ? FLAG_ANSWER : 0);
 }
 
 /* As many whole frames as fit into one batch; at least one. */
@@ -274,7 +289,7 @@ static aff_slice next_batch(const aff__peer *peer) {
 
 static void send_batch(aff_engine *e, aff__peer *peer, aff_slice batch) {
     uint32_t size = (uint32_t)batch.len;
-    publish(e, peer, ++peer->out_seq, batch);
+    publish(e, peer, ++peer->out_seq, batch, 0);
     aff__put(&peer->sizes, &size, sizeof(size));
     peer->out_bytes += batch.len;
     peer->queue_at += batch.len;
@@ -295,7 +310,7 @@ static void send_again(aff_engine *e, aff__peer *peer) {
     size_t at = peer->acked_at;
     for (uint64_t i = 0; peer->acked_seq + i < peer->out_seq; i++) {
         uint32_t size = size_of_batch(peer, i);
-        publish(e, peer, peer->acked_seq + i + 1, aff__slice(peer->queue.data + at, size));
+        publish(e, peer, peer->acked_seq + i + 1, aff__slice(peer->queue.data + at, size), 0);
         at += size;
     }
 }
@@ -345,7 +360,7 @@ static void flush(aff_engine *e, aff__peer *peer) {
         if (peer->out_bytes + batch.len > peer->out_limit) break;
         send_batch(e, peer, batch);
     }
-    if (peer->ack_wanted && e->now >= peer->ack_at) beat(e, peer);
+    if (peer->ack_wanted && e->now >= peer->ack_at) answer(e, peer);
 }
 
 void aff__link_flush(aff_engine *e) {
@@ -355,7 +370,7 @@ void aff__link_flush(aff_engine *e) {
     while (!aff__list_empty(&e->dirty)) {
         aff__peer *peer = AFF_OF(e->dirty.next, aff__peer, dirty);
         aff__list_remove(&peer->dirty);
-        if (e->member.redis_up || peer == e->self) {
+        if (may_speak(e) || peer == e->self) {
             flush(e, peer);
         } else {
             aff__list_append(&waiting, &peer->dirty);
@@ -425,7 +440,7 @@ static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame) {
     switch ((aff__frame_type)type) {
         case AFF_FRAME_HELLO:
             if (!aff__get_bytes(&frame, &id) || !is_server_id(id)) return false;
-            if (peer->in_seq == 1) aff__news(e, AFF_NEWS_SERVER_UP, aff__none(), frame, 0);
+            if (peer->in_seq == 1) aff__news(e, AFF_NEWS_SERVER_UP, aff__none(), id, 0);
             peer->server_id.len = 0;
             aff__put(&peer->server_id, id.data, id.len);
             return true;
@@ -640,17 +655,16 @@ void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply
     }
     bool lives = value->type == AFF_VALUE_STRING && value->string.len == AFF_BOOT_LEN &&
                  memcmp(value->string.data, peer->process, AFF_PROCESS_LEN) == 0;
-    bool too_early = value->type == AFF_VALUE_NIL && e->now < e->member.settled_at;
     if (lives) {
         memcpy(peer->boot, value->string.data, AFF_BOOT_LEN);
-    } else if (!too_early) {
-        aff__peer_gone(e, peer, "its membership has ended");
+        peer->absent_at = 0;
+        return;
     }
-}
-
-/* Can anything be sent? After its farewell a server says nothing more. */
-static bool is_speaking(const aff_engine *e) {
-    return e->member.redis_up && e->member.state != AFF_MEMBER_LEAVING;
+    if (value->type == AFF_VALUE_NIL) {
+        if (peer->absent_at == 0) peer->absent_at = e->now;
+        if (e->now < peer->absent_at + AFF_ABSENT_MS || e->now < e->member.settled_at) return;
+    }
+    aff__peer_gone(e, peer, "its membership has ended");
 }
 
 static void peer_tick(aff_engine *e, aff__peer *peer) {
@@ -661,7 +675,7 @@ static void peer_tick(aff_engine *e, aff__peer *peer) {
         new_session(e, peer, peer->session + 1);
     }
     if (peer->ack_wanted && e->now >= peer->ack_at) mark_dirty(e, peer);
-    if (!is_speaking(e)) return;
+    if (!may_speak(e)) return;
     if (check_due(e, peer) <= e->now) check(e, peer);
     if (unheard_due(peer) <= e->now) beat(e, peer);
     if (is_active(peer) && e->now - peer->spoken_at >= beat_every(e, peer)) {
@@ -736,7 +750,7 @@ uint64_t aff__peers_deadline(const aff_engine *e) {
             aff__list_empty(&peer->proxies) ? UINT64_MAX
                                             : peer->heard_at + e->config.proxy_socket_ttl_ms,
         };
-        if (!is_speaking(e)) times[0] = times[1] = times[2] = times[3] = UINT64_MAX;
+        if (!may_speak(e)) times[0] = times[1] = times[2] = times[3] = UINT64_MAX;
         for (int t = 0; t < 5; t++) {
             if (times[t] < at) at = times[t];
         }

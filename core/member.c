@@ -150,6 +150,10 @@ static void start_probe(aff_engine *e, const aff_event *reply) {
              reply->value_count > 1 ? (const char *)reply->values[1].string.data : "");
     m->probe_at = e->now;
     m->probe_until = e->now + PROBE_FOR_MS;
+    if (memcmp(m->rival, m->boot, AFF_PROCESS_LEN) == 0) { /* our own former boot, still there */
+        ask(e, AFF_ASK_EVICT_RIVAL, AFF_SCRIPT_LEAVE, m->rival);
+        return;
+    }
     aff__member_tick(e);
 }
 
@@ -293,6 +297,7 @@ void aff__member_stalled(aff_engine *e, bool stalled) {
     if (stalled || m->state != AFF_MEMBER_JOINED) return;
     m->renew_at = e->now;
     aff__member_tick(e);
+    aff__peers_greet(e);
 }
 
 void aff__member_shutdown(aff_engine *e) {

@@ -96,6 +96,7 @@ static void note_awareness(aff__shim *shim, const aff__client_frame *frame, aff_
     awareness_entry now, before;
     aff__client_frame old;
     if (!get_awareness(frame, &now)) return;
+    if (now.clock > shim->clock) shim->clock = now.clock;
     if (!aff__equal(now.state, aff__str("null"))) {
         remember(&shim->awareness, data);
         return;
@@ -120,7 +121,8 @@ void aff__shim_wind_clock(aff__shim *shim) {
     aff__buf_init(&whole, shim->awareness.heap);
     aff__put_uint(&update, 1);
     aff__put_uint(&update, entry.id);
-    aff__put_uint(&update, entry.clock + 1);
+    shim->clock = (entry.clock > shim->clock ? entry.clock : shim->clock) + 1;
+    aff__put_uint(&update, shim->clock);
     aff__put_bytes(&update, entry.state);
     aff__put_bytes(&whole, frame.address);
     aff__put_uint(&whole, AWARENESS);

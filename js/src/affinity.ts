@@ -21,6 +21,7 @@ import { PayloadCodec, packValue, unpackValue } from './payload.js'
 import { ProxySocket } from './proxy.js'
 import { type SerializedHTTPRequest, serializeRequest, toRequest, withAddress } from './request.js'
 import { ClientSocket, type RealSocket } from './socket.js'
+import { StoreTurns } from './turns.js'
 import { type BaseWebSocket, adaptSocket } from './websocket.js'
 
 const RETRY_STORE_MS = 500
@@ -56,6 +57,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #instance: Hocuspocus | undefined
   #handleConnection: HandleConnection | undefined
   #drained: Promise<void> | undefined
+  #turns: StoreTurns | undefined
   #destroyed: Promise<void> | undefined
 
   #sockets = new Map<number, ClientSocket>()
@@ -349,6 +351,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const { document, documentName, instance } = payload
     const notOurs = () => new SkipFurtherHooksError(`document "${documentName}" is owned by another server now`)
     if (this.#documents.isLost(document)) throw notOurs()
+    if (this.#turns && !(await this.#turns.wait(document))) throw notOurs()
     try {
       this.#start()
       await this.#documents.confirm(documentName)
@@ -386,6 +389,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const instance = this.#instance
     if (!instance || !this.#engine) return
     await this.#engine.ready().catch(() => {})
+    this.#turns = new StoreTurns()
     this.#engine.drain()
     const started = Date.now()
     const left = () => Math.max(0, this.#options.drainTimeout - (Date.now() - started))
@@ -406,8 +410,14 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   async #leave(instance: Hocuspocus, document: Document): Promise<void> {
     const { name } = document
     let changed = false
+    const { debouncer } = instance
+    const id = `onStoreDocument-${name}`
+    // A store that is running or waiting takes this turn; else one that is due. What comes later is handed over.
+    const isWaiting = this.#turns!.give(document)
     document.on('update', () => (changed = true))
-    await storePending(instance, document)
+    if (isWaiting || !debouncer.isDebounced(id)) await document.saveMutex.waitForUnlock()
+    else await debouncer.executeNow(id)
+    this.#turns!.end(document)
     await this.#engine!.leave(name)
     this.#evict(name, changed || document.directConnectionsCount > 0)
   }
@@ -504,12 +514,6 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const done = handOver ? this.#documents.handOver(document) : Promise.resolve(document.destroy())
     void done.then(() => instance.hooks('afterUnloadDocument', { instance, documentName: name })).catch(() => {})
   }
-}
-
-/** Runs a pending store of a document now, once, after one that runs already: what comes later is handed over. */
-async function storePending(instance: Hocuspocus, document: Document): Promise<void> {
-  await document.saveMutex.waitForUnlock()
-  await instance.debouncer.executeNow(`onStoreDocument-${document.name}`)
 }
 
 function within(ms: number, work: Promise<unknown>): Promise<void> {

@@ -1,6 +1,6 @@
 import type { LazyConnection, SocketForHocuspocus } from './connection.js'
 import type { Engine } from './engine.js'
-import { deniedReason } from './frames.js'
+import { deniedReason, isClose } from './frames.js'
 import { NOT_OWNER_REASON } from './hocuspocus.js'
 
 const OPEN = 1
@@ -10,6 +10,8 @@ const CLOSED = 3
 export class ProxySocket implements SocketForHocuspocus {
   readyState = OPEN
   readonly connection: LazyConnection
+  /** CLOSE frames of documents, held until the end of the turn. */
+  #closes: Uint8Array[] = []
 
   constructor(
     private readonly id: number,
@@ -23,8 +25,28 @@ export class ProxySocket implements SocketForHocuspocus {
   /** Hocuspocus has a frame for the client. */
   send(data: Uint8Array): void {
     if (this.readyState !== OPEN) return
+    if (isClose(data)) {
+      this.#deferClose(data)
+      return
+    }
+    this.#sendCloses()
     if (data.length < 512 && deniedReason(data) === NOT_OWNER_REASON) this.close(4205, 'Reset Connection')
     else this.engine.proxySend(this.id, data)
+  }
+
+  /**
+   * When Hocuspocus gives a socket up it closes each of its documents first, and the socket in the same turn.
+   * The client shall hear of the socket alone: from that it recovers by itself.
+   */
+  #deferClose(data: Uint8Array): void {
+    if (this.#closes.push(data) === 1) queueMicrotask(() => this.#sendCloses())
+  }
+
+  #sendCloses(): void {
+    if (this.#closes.length === 0) return
+    for (const data of this.#closes.splice(0)) {
+      if (this.readyState === OPEN) this.engine.proxySend(this.id, data)
+    }
   }
 
   /** Hocuspocus closes the client's socket: the origin does it. */

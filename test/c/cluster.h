@@ -75,7 +75,7 @@ typedef struct {
     bool open, is_proxy, authenticated, readonly;
     uint32_t id; /* the proxy socket, or the client */
     char address[ADDRESS_MAX];
-    bytes auth, step1, awareness;
+    bytes auth, step1, cursor;
     uint32_t unsynced;
 } connection;
 
@@ -107,7 +107,9 @@ typedef struct {
     bool hangs;                  /* nor does this one */
     bool authenticated;          /* and has therefore started to synchronise */
     bool ended;                  /* it was told that the document is closed, or denied to it */
-    uint64_t edits, cursor;
+    uint64_t edits;
+    uint64_t clock, cursor;                             /* its own; 0: none */
+    uint64_t clocks[CLIENTS_MAX], cursors[CLIENTS_MAX]; /* everyone's, as far as it has heard */
     unsigned unsynced; /* its counter of changes that are not acknowledged */
     unsigned tokens;   /* how often it was asked for one */
 } provider;
@@ -215,6 +217,21 @@ static inline uint64_t edits_in(const aff__client_frame *frame) {
     return edits;
 }
 
+/* An awareness update about one client: its cursor. */
+typedef struct {
+    uint64_t id, clock;
+    aff_slice state;
+} awareness;
+
+static inline awareness awareness_in(const aff__client_frame *frame) {
+    awareness out = {0};
+    uint64_t count = 0;
+    aff_slice rest = frame->payload;
+    assert_true(aff__get_uint(&rest, &count) && count == 1 && aff__get_uint(&rest, &out.id) &&
+                aff__get_uint(&rest, &out.clock) && aff__get_bytes(&rest, &out.state));
+    return out;
+}
+
 /* A Hocuspocus frame: "doc:token", "doc:close", "doc:<text of a sync frame>", "doc:update:5". */
 static inline const char *frame_word(aff_slice data) {
     static char out[512];
@@ -229,9 +246,10 @@ static inline const char *frame_word(aff_slice data) {
     } else if (is_edits(&frame)) {
         snprintf(body, sizeof(body), "%s:%llx", steps[frame.sub],
                  (unsigned long long)edits_in(&frame));
-    } else if (frame.type == AWARENESS || frame.type == STATUS) {
-        snprintf(body, sizeof(body), "%s:%llu", frame.type == STATUS ? "status" : "aware",
-                 (unsigned long long)frame.sub);
+    } else if (frame.type == STATUS) {
+        snprintf(body, sizeof(body), "status:%llu", (unsigned long long)frame.sub);
+    } else if (frame.type == AWARENESS) {
+        snprintf(body, sizeof(body), "aware:%s", word(awareness_in(&frame).state));
     } else if (frame.type == STATELESS) {
         snprintf(body, sizeof(body), "stateless:%s", word(frame.payload));
     } else if (frame.type != AFF_HP_CLOSE) {
@@ -413,7 +431,6 @@ static inline void redis_claim(cluster *c, server *s, uint64_t request, const af
 
 static inline int64_t redis_listeners(cluster *c, aff_slice channel) {
     int64_t n = 0;
-    if (c->nobody_counts) return 1;
     for (int i = 0; i < SERVERS_MAX; i++) {
         server *s = &c->servers[i];
         n += s->engine && s->connected && !s->unheard && aff__equal(slice(&s->channel), channel);
@@ -440,7 +457,8 @@ static inline void redis_publish(cluster *c, server *from, uint64_t request, aff
         if (redis_loses(c, from, to, batch)) continue;
         post(to, &(aff_event){.type = AFF_EV_MESSAGE, .data = batch});
     }
-    reply(from, request, 0, 1, (aff_value[]){integer(redis_listeners(c, channel))});
+    int64_t receivers = c->nobody_counts ? 1 : redis_listeners(c, channel);
+    reply(from, request, 0, 1, (aff_value[]){integer(receivers)});
 }
 
 static inline void redis_run(cluster *c, server *s, const command *cmd) {
@@ -555,8 +573,8 @@ static inline void client_receives(cluster *c, uint32_t k, aff_slice data);
 
 static inline void say(cluster *c, server *s, connection *to, aff_slice data) {
     if (to->is_proxy) {
-        post(s, &(aff_event){
-                    .type = AFF_EV_PROXY_SEND, .sockets = &to->id, .count = 1, .data = data});
+        post(s,
+             &(aff_event){.type = AFF_EV_PROXY_SEND, .sockets = &to->id, .count = 1, .data = data});
         return;
     }
     aff__client_frame frame;
@@ -590,7 +608,7 @@ static inline connection *new_connection(server *s, bool is_proxy, uint32_t id, 
 static inline void end_connection(connection *con) {
     free(con->auth.data);
     free(con->step1.data);
-    free(con->awareness.data);
+    free(con->cursor.data);
     *con = (connection){0};
 }
 
@@ -680,7 +698,7 @@ static inline bool on_token(cluster *c, server *s, connection *con, const aff__c
 /* What the facade keeps of a local client, for AFF_EV_ROUTE_STATE. */
 static inline void remember_client(connection *con, const aff__client_frame *f, aff_slice data) {
     if (f->type == AFF_HP_AUTH) set(&con->auth, data);
-    if (f->type == AWARENESS) set(&con->awareness, data);
+    if (f->type == AWARENESS) set(&con->cursor, data);
     if (!is_edits(f)) return;
     if (f->sub == STEP1) {
         set(&con->step1, data);
@@ -717,7 +735,7 @@ static inline bool hocuspocus(cluster *c, server *s, bool is_proxy, uint32_t id,
     } else if (con->authenticated && frame.type == AWARENESS) {
         char name[ADDRESS_MAX];
         snprintf(name, sizeof(name), "%s", word(frame.document));
-        broadcast_here(c, s, con, name, frame.body);
+        broadcast_here(c, s, NULL, name, frame.body);
     }
     if (!goes_on && con != &nobody) end_connection(con);
     return goes_on;
@@ -761,11 +779,10 @@ static inline void app_recall(server *s, uint32_t socket, aff_slice address) {
     add_uint(&state, con ? con->unsynced : 0);
     add_text(&state, con ? slice(&con->auth) : aff__none());
     add_text(&state, con ? slice(&con->step1) : aff__none());
-    add_text(&state, con ? slice(&con->awareness) : aff__none());
-    post(s, &(aff_event){.type = AFF_EV_ROUTE_STATE,
-                         .socket = socket,
-                         .name = address,
-                         .data = slice(&state)});
+    add_text(&state, con ? slice(&con->cursor) : aff__none());
+    post(s,
+         &(aff_event){
+             .type = AFF_EV_ROUTE_STATE, .socket = socket, .name = address, .data = slice(&state)});
     free(state.data);
     if (con) end_connection(con);
 }
@@ -818,12 +835,31 @@ static inline void provider_authenticates(cluster *c, uint32_t k, const provider
     free(frame.data);
 }
 
+/* The provider shows its cursor. */
 static inline void provider_points(cluster *c, uint32_t k, provider *p, uint64_t cursor) {
-    bytes frame = {0};
+    bytes update = {0}, body = {0}, frame = {0};
+    char state[24];
+    snprintf(state, sizeof(state), "%llu", (unsigned long long)cursor);
     p->cursor = cursor;
-    make_number(&frame, address_of(p->address), AWARENESS, cursor);
+    add_uint(&update, 1);
+    add_uint(&update, k);
+    add_uint(&update, ++p->clock);
+    add_text(&update, aff__str(state));
+    add_text(&body, slice(&update));
+    make_frame(&frame, address_of(p->address), AWARENESS, slice(&body));
     send_raw(c, k, slice(&frame));
+    free(update.data);
+    free(body.data);
     free(frame.data);
+}
+
+/* Only a later clock is believed; about itself too. */
+static inline void provider_gets_awareness(provider *p, uint32_t k, const awareness *seen) {
+    assert_in_range(seen->id, 1, CLIENTS_MAX - 1);
+    if (seen->clock <= p->clocks[seen->id]) return;
+    p->clocks[seen->id] = seen->clock;
+    p->cursors[seen->id] = strtoull(word(seen->state), NULL, 10);
+    if (seen->id == k && seen->clock > p->clock) p->clock = seen->clock;
 }
 
 static inline void provider_gets_auth(cluster *c, uint32_t k, provider *p, uint64_t kind) {
@@ -862,6 +898,9 @@ static inline void client_receives(cluster *c, uint32_t k, aff_slice data) {
         provider_gets_auth(c, k, p, frame.sub);
     } else if (is_edits(&frame)) {
         provider_gets_edits(c, k, p, &frame);
+    } else if (frame.type == AWARENESS) {
+        awareness seen = awareness_in(&frame);
+        provider_gets_awareness(p, k, &seen);
     } else if (frame.type == STATUS && frame.sub == 1) {
         assert_true(p->unsynced > 0); /* nothing is acknowledged twice */
         p->unsynced--;
@@ -1276,6 +1315,53 @@ static inline void emit(cluster *c, int i, uint64_t request, const char *documen
                         const char *data) {
     send_emit(c, i, request, document, data, false);
     settle(c);
+}
+
+static inline void hand_off(cluster *c, int i, uint64_t request, const char *name) {
+    post(&c->servers[i],
+         &(aff_event){.type = AFF_EV_LEAVE, .request = request, .document = aff__str(name)});
+}
+
+static inline void confirm(cluster *c, int i, uint64_t request, const char *name) {
+    tell(c, i,
+         &(aff_event){.type = AFF_EV_CONFIRM, .request = request, .document = aff__str(name)});
+}
+
+/* ---- Clients that synchronise ---------------------------------------------------------------- */
+
+/* A provider for the address on the client's socket, which is opened at a server if it is not. */
+static inline provider *join(cluster *c, uint32_t k, int at, const char *address,
+                             const char *version) {
+    if (!c->clients[k].open) open_client(c, k, at);
+    provider *p = provider_of(c, k, "");
+    assert_non_null(p);
+    *p = (provider){.token = "token", .version = version};
+    snprintf(p->address, ADDRESS_MAX, "%s", address);
+    provider_authenticates(c, k, p);
+    settle(c);
+    return p;
+}
+
+/* Edits are numbers below 64. Only sent. */
+static inline void type(cluster *c, uint32_t k, const char *address, unsigned edit_number) {
+    provider *p = provider_of(c, k, address);
+    p->edits |= 1ull << edit_number;
+    p->unsynced++;
+    provider_sends(c, k, p, UPDATE, 1ull << edit_number);
+}
+
+static inline void say_stateless(cluster *c, uint32_t k, const char *address, const char *text) {
+    bytes body = {0}, frame = {0};
+    add_text(&body, aff__str(text));
+    make_frame(&frame, address_of(address), STATELESS, slice(&body));
+    send_raw(c, k, slice(&frame));
+    free(body.data);
+    free(frame.data);
+}
+
+/* Some turns of the cluster, and no more. */
+static inline void settle_some(cluster *c, int turns) {
+    for (int t = 0; t < turns; t++) turn(c, &c->servers[t % SERVERS_MAX]);
 }
 
 /* ---- What is expected ------------------------------------------------------------------------ */

@@ -23,6 +23,35 @@ static void *counted(void *ctx, void *pointer, size_t size) {
     return fresh;
 }
 
+/* Routes of A fail over to other servers and to A itself, and A's own documents leave it. */
+static void move_everything_about(cluster *c) {
+    start(c, C);
+    claim(c, C, 9, "moving", AFF_USE_HOLD);
+    join(c, 4, A, "moving", "4.8.0");
+    provider_points(c, 4, provider_of(c, 4, "moving"), 5);
+    type(c, 4, "moving", 0);
+    advance(c, 1000);
+    kill_server(c, C);
+    say_stateless(c, 4, "moving", "rescued");
+    advance(c, 2000); /* to A itself */
+    type(c, 4, "moving", 1);
+    join(c, 5, A, "leaving", "4.8.0");
+    confirm(c, A, 10, "leaving");
+    hand_off(c, A, 11, "leaving");
+    settle(c);
+    unload(&c->servers[A], "leaving");
+    cut(c, A);
+    advance(c, 11000);
+    claim(c, B, 12, "moving", AFF_USE_HOLD);
+    if (c->servers[A].engine) connect_redis(c, A); /* it has lost that one */
+    advance(c, 2000);
+    if (!c->servers[A].engine) return;
+    tell(c, A, &(aff_event){.type = AFF_EV_STALLED, .flag = true});
+    tell(c, A, &(aff_event){.type = AFF_EV_STALLED, .flag = false});
+    tell(c, A, &(aff_event){.type = AFF_EV_DRAIN});
+    advance(c, 100);
+}
+
 /* Everything that A can do: owner, origin, emitter, lapsing, losing, leaving. */
 static void live_a_full_life(memory *m) {
     cluster *c = cluster_new();
@@ -66,6 +95,7 @@ static void live_a_full_life(memory *m) {
     advance(c, 15000);
     connect_redis(c, A); /* under a new boot */
     advance(c, 1000);
+    move_everything_about(c);
     send_raw(c, 1, aff__none());
     tell(c, A, &(aff_event){.type = AFF_EV_SHUTDOWN});
     advance(c, 3000);

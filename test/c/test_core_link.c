@@ -272,9 +272,11 @@ static void h13_after_many_losses_in_both_directions_all_has_arrived_once_in_ord
     for (unsigned round = 0; round < 60; round++) {
         char text[8], word_at_a[32], word_at_client[32];
         snprintf(text, sizeof(text), "%u", round);
-        int length = snprintf(word_at_a, sizeof(word_at_a), "%sproxy:1:doc:%u", round ? " " : "", round);
+        int length =
+            snprintf(word_at_a, sizeof(word_at_a), "%sproxy:1:doc:%u", round ? " " : "", round);
         add(&sent, word_at_a, (size_t)length);
-        length = snprintf(word_at_client, sizeof(word_at_client), "%sdoc:%u", round ? " " : "", round);
+        length =
+            snprintf(word_at_client, sizeof(word_at_client), "%sdoc:%u", round ? " " : "", round);
         add(&heard, word_at_client, (size_t)length);
         lose(c, round % 2 ? A : B, round % 2 ? B : A, 1 + (int)round % 4);
         edit(c, 1, "doc", text);
@@ -598,6 +600,50 @@ static void a_batch_of_our_own_is_ignored(void **state) {
     cluster_free(c);
 }
 
+static void two_servers_that_open_their_link_at_the_same_time_agree_on_a_session(void **state) {
+    (void)state;
+    for (unsigned seed = 0; seed < 300; seed++) {
+        cluster *c = cluster_new();
+        for (int i = 0; i < 2; i++) {
+            c->servers[i].config.seed = seed * 977 + (unsigned)i;
+            start(c, i);
+        }
+        claim(c, A, 1, "a", AFF_USE_HOLD);
+        claim(c, B, 1, "b", AFF_USE_HOLD);
+        for (uint32_t k = 1; k <= 4; k++) open_client(c, k, k % 2 ? A : B);
+        if (seed % 3 == 1) lose(c, A, B, 1 + (int)seed % 2);
+        if (seed % 3 == 2) lose(c, B, A, 1 + (int)seed % 2);
+        forget_traces(c);
+        for (uint32_t k = 1; k <= 4; k++) {
+            send_auth(c, k, k % 2 ? "b" : "a", "token");
+            send_edit(c, k, k % 2 ? "b" : "a", "x");
+        }
+        send_emit(c, A, 7, "b", "x", false);
+        send_emit(c, B, 7, "a", "x", false);
+        settle(c); /* each has published before it has heard of the other */
+        advance(c, 3000);
+        c->lose_count = 0;
+        for (uint32_t k = 1; k <= 4; k++) edit(c, k, k % 2 ? "b" : "a", "y");
+        assert_int_equal(peer_at(c, A, B)->session, peer_at(c, B, A)->session);
+        assert_int_equal(stats_of(c, A).resets + stats_of(c, B).resets, 1); /* the lower one's */
+        for (uint32_t k = 1; k <= 4; k++) {
+            assert_true(c->clients[k].open);
+            assert_non_null(strstr(c->clients[k].trace, ":authenticated"));
+        }
+        for (int i = 0; i < 2; i++) {
+            assert_int_equal(stats_of(c, i).proxies, 2);
+            const char *trace = c->servers[i].trace, *at = trace;
+            for (int n = 0; n < 2; n++) {
+                at = strstr(at, ":y");
+                assert_non_null(at++);
+            }
+            assert_null(strstr(at, ":y"));
+            assert_non_null(strstr(trace, "run:"));
+        }
+        cluster_free(c);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(batches_are_numbered_and_acknowledged),
@@ -631,6 +677,7 @@ int main(void) {
         cmocka_unit_test(h28_malformed_frames_are_counted_and_skipped),
         cmocka_unit_test(frames_about_what_does_not_exist_are_stale),
         cmocka_unit_test(a_batch_of_our_own_is_ignored),
+        cmocka_unit_test(two_servers_that_open_their_link_at_the_same_time_agree_on_a_session),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
