@@ -130,7 +130,7 @@ typedef enum {
     AFF_EV_REPLY, /* `request`; `status` 0 and `values`, or AFF_ENOTCONN, or AFF_EREDIS (`data`) */
     AFF_EV_MESSAGE, /* `data`: a batch from a peer */
     /* From the app: the origin's side. */
-    AFF_EV_SOCKET_OPEN,  /* `socket`: a number that no open socket has; `data`: its request */
+    AFF_EV_SOCKET_OPEN,  /* `socket`: a number never used before; `data`: its request */
     AFF_EV_SOCKET_FRAME, /* `socket`, `data` */
     AFF_EV_SOCKET_CLOSE, /* `socket` */
     AFF_EV_ROUTE_END,    /* `socket`, `name`: the local Hocuspocus ended this address */
@@ -214,12 +214,12 @@ typedef enum {
 
 /* What an operator wants to know. */
 typedef enum {
-    AFF_NEWS_OWNED,       /* a document is owned here, under an epoch */
-    AFF_NEWS_LOST,        /* another server (`name`) owns it now */
-    AFF_NEWS_TAKEOVER,    /* it was taken from a dead server (`name`); AFF_NEWS_OWNED follows */
-    AFF_NEWS_RESYNC,      /* messages to a server (`name`) were lost, and sent again */
-    AFF_NEWS_SERVER_UP,   /* first word from a server */
-    AFF_NEWS_SERVER_DOWN  /* a server is gone */
+    AFF_NEWS_OWNED,      /* a document is owned here, under an epoch */
+    AFF_NEWS_LOST,       /* another server (`name`) owns it now */
+    AFF_NEWS_TAKEOVER,   /* it was taken from a dead server (`name`); AFF_NEWS_OWNED follows */
+    AFF_NEWS_RESYNC,     /* messages to a server (`name`) were lost, and sent again */
+    AFF_NEWS_SERVER_UP,  /* first word from a server */
+    AFF_NEWS_SERVER_DOWN /* a server is gone */
 } aff_news;
 
 enum { AFF_ARGV_MAX = 8 };

@@ -310,7 +310,7 @@ static void check_sockets(const aff_engine *e) {
             tokens += AFF_OF(r, const aff__route, by_socket)->shim.phase == AFF_SHIM_TOKEN;
         }
     }
-    AFF_ASSERT(tokens == count_tokens(e)); /* I27 */
+    AFF_ASSERT(tokens == count_tokens(e));                                /* I27 */
     AFF_ASSERT(pending == e->pending_count && routes == e->routes.count); /* I18 */
 }
 

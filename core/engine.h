@@ -91,22 +91,22 @@ struct aff__doc {
     uint64_t left;    /* RELEASING: the request of AFF_EV_LEAVE; else 0 */
     uint64_t refresh_at;
     uint64_t absent_at; /* when its holder's membership was found missing first; 0: not */
-    aff__list waiters; /* aff__waiter: claims and events that want the lease or its owner */
-    aff__list routes;  /* aff__route */
-    aff__list served;  /* aff__served */
+    aff__list waiters;  /* aff__waiter: claims and events that want the lease or its owner */
+    aff__list routes;   /* aff__route */
+    aff__list served;   /* aff__served */
 };
 
 typedef struct {
     aff__list by_doc, by_time;
     aff__doc *doc;
     uint64_t request, deadline;
-    aff_use use; /* AFF_USE_EVENT: an event, see below; else a claim */
+    aff_use use;                         /* AFF_USE_EVENT: an event, see below; else a claim */
     bool is_event, only_if_open, forced; /* `forced`: claims even where the server is leaving */
-    bool only_confirm;             /* a claim that adds no use */
-    aff__peer *peer;               /* an event: where it was sent, else NULL */
-    aff__list by_peer;             /* an event that was sent */
-    aff__item item;                /* an event, by request */
-    aff__buf document, name, data; /* an event */
+    bool only_confirm;                   /* a claim that adds no use */
+    aff__peer *peer;                     /* an event: where it was sent, else NULL */
+    aff__list by_peer;                   /* an event that was sent */
+    aff__item item;                      /* an event, by request */
+    aff__buf document, name, data;       /* an event */
 } aff__waiter;
 
 /* ---- Links (link.c) --------------------------------------------------------------------- */
@@ -196,6 +196,7 @@ typedef struct {
     aff__shim_phase phase;
     bool authenticated, readonly;    /* what the client has been told */
     bool fresh;                      /* `auth` answers our request for a token */
+    bool asks;                       /* AUTH: a SyncStep1 is among what the new owner gets */
     bool step2;                      /* SYNC: the client's SyncStep2 has been forwarded */
     uint32_t unsynced;               /* the provider's counter */
     uint32_t forwarded;              /* SYNC: updates that the present owner has not acknowledged */
@@ -265,8 +266,8 @@ struct aff__served {
 };
 
 /*
- * A server that lost Redis is back after this at the latest: the longest back-off of a reconnection,
- * and some. Until then the absence of its key or its subscription says nothing.
+ * A server that lost Redis is back after this at the latest: the longest back-off of a
+ * reconnection, and some. Until then the absence of its key or its subscription says nothing.
  */
 enum { AFF_BACKOFF_MS = 500, AFF_GRACE_MS = AFF_BACKOFF_MS + 200 };
 
@@ -357,7 +358,7 @@ bool aff__is_member(const aff_engine *e);
 /* lease.c */
 aff__doc *aff__doc_get(aff_engine *e, aff_slice name); /* makes it where there is none */
 aff__doc *aff__doc_find(const aff_engine *e, aff_slice name);
-bool aff__doc_serves(const aff__doc *doc); /* ours, or ours until Redis says otherwise */
+bool aff__doc_serves(const aff__doc *doc);          /* ours, or ours until Redis says otherwise */
 void aff__saw_epoch(aff_engine *e, uint64_t epoch); /* epochs to come are above it */
 void aff__doc_use(aff_engine *e, aff__doc *doc, aff_use use);
 void aff__doc_unuse(aff_engine *e, aff__doc *doc, aff_use use);
@@ -365,7 +366,7 @@ void aff__doc_unuse(aff_engine *e, aff__doc *doc, aff_use use);
  * forgets it (then false: the pointer is dead). */
 bool aff__doc_settle(aff_engine *e, aff__doc *doc);
 /* `peer` says that it does not own the document: whatever is remembered of that is forgotten. */
-void aff__doc_doubt(aff_engine *e, aff_slice name, const aff__peer *peer);
+void aff__doc_doubt(aff_engine *e, aff_slice name, aff__peer *peer);
 /* We are named as the owner under an epoch that we do not own. */
 void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch);
 void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer);

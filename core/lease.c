@@ -187,7 +187,8 @@ bool aff__doc_settle(aff_engine *e, aff__doc *doc) {
     return true;
 }
 
-void aff__doc_doubt(aff_engine *e, aff_slice name, const aff__peer *peer) {
+void aff__doc_doubt(aff_engine *e, aff_slice name, aff__peer *peer) {
+    peer->boot[0] = '\0'; /* the record may be of a former one */
     aff__doc *doc = aff__doc_find(e, name);
     if (doc && doc->state == AFF_DOC_REMOTE && doc->owner == peer) to(e, doc, AFF_DOC_FREE);
 }
@@ -467,6 +468,12 @@ static void claim_over(aff_engine *e, aff__doc *doc, aff_slice record) {
     }
 }
 
+/* Without asking. A process that lives may have lapsed since, and claimed only what it still
+ * wanted. */
+static bool is_known_to_live(const aff_engine *e, const aff__peer *peer, aff_slice boot) {
+    return aff__peer_alive(e, peer) && memcmp(peer->boot, boot.data, AFF_BOOT_LEN) == 0;
+}
+
 static void on_claim_answer(aff_engine *e, aff__doc *doc, const aff_event *reply) {
     const aff_value *values = reply->values;
     int64_t result = reply->value_count > 0 ? values[0].integer : -1;
@@ -491,7 +498,7 @@ static void on_claim_answer(aff_engine *e, aff__doc *doc, const aff_event *reply
     bool is_former = memcmp(fields.boot.data, e->member.boot, AFF_PROCESS_LEN) == 0;
     if (is_former) {
         claim_over(e, doc, record);
-    } else if (peer && aff__peer_alive(e, peer)) {
+    } else if (peer && is_known_to_live(e, peer, fields.boot)) {
         remote(e, doc, peer, &fields);
     } else {
         ask_holder(e, doc, record, &fields);
@@ -515,7 +522,9 @@ static void on_holder_answer(aff_engine *e, aff__doc *doc, const aff__ask *ask,
     bool lives = value && value->type == AFF_VALUE_STRING &&
                  aff__equal(value->string, aff__slice(ask->boot, AFF_BOOT_LEN));
     if (lives) {
-        remote(e, doc, aff__peer_get(e, ask->boot), &fields);
+        aff__peer *peer = aff__peer_get(e, ask->boot);
+        memcpy(peer->boot, ask->boot, AFF_BOOT_LEN);
+        remote(e, doc, peer, &fields);
         return;
     }
     bool is_absent = value && value->type == AFF_VALUE_NIL;

@@ -352,6 +352,7 @@ static bool hold_replay(aff_engine *e, aff__route *route) {
     aff__buf waiting = take_held(route);
     aff__shim_wind_clock(&route->shim);
     const aff__buf *replay[] = {&route->shim.auth, &route->shim.step1, &route->shim.awareness};
+    route->shim.asks = route->shim.step1.len > 0;
     bool fits = true;
     for (int i = 0; i < 3 && fits; i++) {
         if (replay[i]->len) fits = hold(e, route, aff__buf_slice(replay[i]));
@@ -574,7 +575,8 @@ static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
         } else {
             release_held(route);
         }
-    } else if (epoch > route->epoch) { /* the same owner has claimed its document anew */
+    } else if (route->state != AFF_ROUTE_OFFERED && epoch > route->epoch) {
+        /* The same owner has claimed its document anew. */
         route->epoch = epoch;
         aff__saw_epoch(e, epoch);
         aff__doc *doc = route->doc;

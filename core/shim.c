@@ -88,8 +88,7 @@ static bool get_awareness(const aff__client_frame *frame, awareness_entry *out) 
     aff_slice rest = frame->payload;
     uint64_t count;
     return aff__get_uint(&rest, &count) && count == 1 && aff__get_uint(&rest, &out->id) &&
-           aff__get_uint(&rest, &out->clock) && aff__get_bytes(&rest, &out->state) &&
-           rest.len == 0;
+           aff__get_uint(&rest, &out->clock) && aff__get_bytes(&rest, &out->state) && rest.len == 0;
 }
 
 static void note_awareness(aff__shim *shim, const aff__client_frame *frame, aff_slice data) {
@@ -107,8 +106,8 @@ static void note_awareness(aff__shim *shim, const aff__client_frame *frame, aff_
 }
 
 /*
- * Others may have been told that the client has left, when its connection to the former owner ended:
- * they believe only a later clock. The client takes it over when it hears of it.
+ * Others may have been told that the client has left, when its connection to the former owner
+ * ended: they believe only a later clock. The client takes it over when it hears of it.
  */
 void aff__shim_wind_clock(aff__shim *shim) {
     aff__client_frame frame;
@@ -169,7 +168,12 @@ aff__verdict aff__shim_from_client(aff__shim *shim, const aff__client_frame *fra
                 return AFF_RESTART;
             }
             return is_sync(frame) || frame->type == AWARENESS ? AFF_SWALLOW : AFF_PASS;
-        case AFF_SHIM_AUTH: return is_sync(frame) ? AFF_SWALLOW : AFF_PASS;
+        case AFF_SHIM_AUTH:
+            if (is_sync(frame) && frame->sub == STEP1 && !shim->asks) {
+                shim->asks = true; /* it was on its way as the document moved */
+                return AFF_PASS;
+            }
+            return is_sync(frame) ? AFF_SWALLOW : AFF_PASS;
         case AFF_SHIM_SYNC:
             if (!is_sync(frame)) return AFF_PASS;
             if (frame->sub == UPDATE) shim->forwarded++;

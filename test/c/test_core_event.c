@@ -193,6 +193,7 @@ static void only_if_open_takes_no_dead_servers_document(void **state) {
     advance(c, 11000);
     send_emit(c, B, 7, "doc", "x", true);
     settle(c);
+    advance(c, AFF_ABSENT_MS + 50); /* its membership is missing, and still is */
     expect(c, B, "done:7:AFF_ENOTOPEN");
     assert_int_equal(stats_of(c, B).documents, 0);
     cluster_free(c);

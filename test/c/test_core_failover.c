@@ -397,6 +397,7 @@ static void h11_the_next_owner_dies_at_any_moment_of_the_fail_over(void **state)
             kill_server(c, A);
             redis_del(c, aff__str("rsaServer:A"));
             claim(c, C, 2, "doc", AFF_USE_HOLD);
+            advance(c, AFF_ABSENT_MS + 50);
             assert_string_equal(owner_of(c, "doc"), "C");
             type(c, 1, "doc", 1);
             type(c, 2, "doc", 2);
@@ -493,6 +494,7 @@ static void h09_local_clients_go_on_where_the_document_was_taken(void **state) {
     assert_int_equal(provider_of(c, 1, "doc")->unsynced, 0);
     advance(c, 20000);
     join(c, 2, B, "doc", NEW);
+    advance(c, AFF_ABSENT_MS + 50); /* its membership is missing, and still is */
     type(c, 2, "doc", 2);
     settle(c);
     assert_string_equal(owner_of(c, "doc"), "B");
@@ -516,6 +518,7 @@ static void an_address_that_ended_as_it_was_recalled_can_be_opened_again(void **
     cut(c, A);
     advance(c, 20000);
     claim(c, B, 1, "doc", AFF_USE_HOLD);
+    advance(c, AFF_ABSENT_MS + 50); /* its membership is missing, and still is */
     server *a = &c->servers[A];
     a->deaf = true;
     connect_redis(c, A);

@@ -99,6 +99,7 @@ static void h04_a_late_release_does_not_remove_the_successors_lease(void **state
     settle(c);
     advance(c, 30000);
     claim(c, B, 2, "doc", AFF_USE_HOLD); /* A's membership has run out */
+    advance(c, AFF_ABSENT_MS + 50);      /* its membership is missing, and still is */
     expect(c, B, "claim:2:ok");
     uint64_t epoch = epoch_of(c, "doc");
     c->servers[A].mute = false;
@@ -145,6 +146,7 @@ static void a_dead_servers_document_is_taken_over_when_its_membership_ends(void 
     expect(c, B, "claim:2:owned:A");
     advance(c, 11000);
     claim(c, B, 3, "doc", AFF_USE_HOLD);
+    advance(c, AFF_ABSENT_MS + 50); /* its membership is missing, and still is */
     expect(c, B, "claim:3:ok");
     assert_string_equal(owner_of(c, "doc"), "B");
     assert_true(epoch_of(c, "doc") > epoch);
@@ -173,6 +175,7 @@ static void of_two_that_take_over_one_wins(void **state) {
     send_claim(c, A, 2, "doc", AFF_USE_HOLD);
     send_claim(c, B, 3, "doc", AFF_USE_HOLD);
     settle(c);
+    advance(c, AFF_ABSENT_MS + 50); /* its membership is missing, and still is */
     expect(c, A, "claim:2:ok");
     expect(c, B, "claim:3:owned:A");
     cluster_free(c);

@@ -75,6 +75,7 @@ static void a_lapsed_server_loses_what_another_has_taken_meanwhile(void **state)
     cut(c, A);
     advance(c, 30000);
     claim(c, B, 2, "doc", AFF_USE_HOLD);
+    advance(c, AFF_ABSENT_MS + 50); /* its membership is missing, and still is */
     expect(c, B, "claim:2:ok");
     connect_redis(c, A);
     /* The client goes on there: what A knew of it authenticates it. */

@@ -9,7 +9,7 @@
  */
 #include "cluster.h"
 
-enum { SERVERS = 4, CLIENTS = 6, STEPS = 80, SEEDS = 150 };
+enum { SERVERS = 4, PEOPLE = 6, STEPS = 80, SEEDS = 150 };
 
 static const char *const names[] = {"p", "q", "r"};
 static unsigned unfinished; /* the seed that runs */
@@ -18,7 +18,8 @@ typedef struct {
     cluster *c;
     uint64_t random;
     unsigned next_edit[3];
-    uint64_t saved[CLIENTS + 1][3]; /* what a client that has to connect again brings along */
+    uint32_t client_of[PEOPLE], clients; /* a socket number is never used again */
+    uint64_t saved[PEOPLE][3]; /* what a person's browser brings along when it connects again */
     bool stalled[SERVERS];
 } swarm;
 
@@ -43,34 +44,43 @@ static int any_server(swarm *s) {
     return i;
 }
 
-static void open_document(swarm *s, uint32_t k, unsigned name) {
-    cluster *c = s->c;
-    if (provider_of(c, k, names[name])) return;
-    provider *p = provider_of(c, k, "");
-    *p = (provider){.token = "token", .version = below(s, 4) ? "4.8.0" : NULL};
-    snprintf(p->address, ADDRESS_MAX, "%s", names[name]);
-    p->edits = s->saved[k][name];
-    provider_authenticates(c, k, p);
+static client *client_at(const swarm *s, unsigned person) {
+    return &s->c->clients[s->client_of[person]];
 }
 
-static void save(swarm *s, uint32_t k) {
+static provider *has_open(const swarm *s, unsigned person, unsigned name) {
+    return client_at(s, person)->open ? provider_of(s->c, s->client_of[person], names[name]) : NULL;
+}
+
+static void open_document(swarm *s, unsigned person, unsigned name) {
+    if (has_open(s, person, name)) return;
+    provider *p = provider_of(s->c, s->client_of[person], "");
+    *p = (provider){.token = "token", .version = below(s, 4) ? "4.8.0" : NULL};
+    snprintf(p->address, ADDRESS_MAX, "%s", names[name]);
+    p->edits = s->saved[person][name];
+    provider_authenticates(s->c, s->client_of[person], p);
+}
+
+static void save(swarm *s, unsigned person) {
     for (unsigned n = 0; n < 3; n++) {
-        const provider *p = provider_of(s->c, k, names[n]);
-        if (p) s->saved[k][n] |= p->edits;
+        const provider *p = has_open(s, person, n);
+        if (p) s->saved[person][n] |= p->edits;
     }
 }
 
-static void connect_client(swarm *s, uint32_t k) {
-    int at = any_server(s);
-    open_client(s->c, k, at);
-    open_document(s, k, below(s, 3));
-    if (below(s, 2)) open_document(s, k, below(s, 3));
+static void connect_client(swarm *s, unsigned person) {
+    if (s->clients == CLIENTS_MAX - 1) return;
+    s->client_of[person] = ++s->clients;
+    open_client(s->c, s->clients, any_server(s));
+    open_document(s, person, below(s, 3));
+    if (below(s, 2)) open_document(s, person, below(s, 3));
 }
 
-static void write_something(swarm *s, uint32_t k) {
+static void write_something(swarm *s, unsigned person) {
     unsigned n = below(s, 3);
-    provider *p = provider_of(s->c, k, names[n]);
-    if (!s->c->clients[k].open || !p || !p->authenticated || p->ended) return;
+    uint32_t k = s->client_of[person];
+    provider *p = has_open(s, person, n);
+    if (!p || !p->authenticated || p->ended) return;
     switch (below(s, 6)) {
         case 0: say_stateless(s->c, k, names[n], "hello"); break;
         case 1: provider_points(s->c, k, p, 1 + below(s, 1000)); break;
@@ -82,8 +92,8 @@ static void write_something(swarm *s, uint32_t k) {
 static void kill_one(swarm *s) {
     if (count_up(s) < 3) return;
     int i = any_server(s);
-    for (uint32_t k = 1; k <= CLIENTS; k++) {
-        if (s->c->clients[k].open && s->c->clients[k].server == i) save(s, k);
+    for (unsigned person = 0; person < PEOPLE; person++) {
+        if (client_at(s, person)->server == i) save(s, person);
     }
     s->stalled[i] = false;
     kill_server(s->c, i);
@@ -120,12 +130,12 @@ static void stall(swarm *s, int i, bool yes) {
     post(&s->c->servers[i], &(aff_event){.type = AFF_EV_STALLED, .flag = yes});
 }
 
-static void reopen(swarm *s, uint32_t k) {
-    if (!s->c->clients[k].open) {
-        connect_client(s, k);
+static void reopen(swarm *s, unsigned person) {
+    if (!client_at(s, person)->open) {
+        connect_client(s, person);
     } else if (below(s, 3) == 0) {
-        save(s, k);
-        close_socket(s->c, k);
+        save(s, person);
+        close_socket(s->c, s->client_of[person]);
     }
 }
 
@@ -143,7 +153,7 @@ static void lose_all_data(swarm *s) {
 static void do_something(swarm *s) {
     cluster *c = s->c;
     int i = any_server(s);
-    uint32_t k = 1 + below(s, CLIENTS);
+    unsigned person = below(s, PEOPLE);
     switch (below(s, 24)) {
         case 0: kill_one(s); break;
         case 1:
@@ -160,7 +170,7 @@ static void do_something(swarm *s) {
             if (below(s, 6) == 0) lose_all_data(s);
             break;
         case 10:
-        case 11: reopen(s, k); break;
+        case 11: reopen(s, person); break;
         case 12: redis_del(c, aff__str("rsaServer:A")); break;
         case 13: advance(c, below(s, 12000)); break;
         case 14:
@@ -168,7 +178,7 @@ static void do_something(swarm *s) {
         case 16: settle_some(c, (int)below(s, 30)); break;
         case 17: confirm(c, i, 2000, names[below(s, 3)]); break;
         default:
-            for (unsigned n = below(s, 4); n > 0; n--) write_something(s, 1 + below(s, CLIENTS));
+            for (unsigned n = below(s, 4); n > 0; n--) write_something(s, below(s, PEOPLE));
     }
 }
 
@@ -182,8 +192,8 @@ static void heal(swarm *s) {
         if (!c->servers[i].connected) connect_redis(c, i);
     }
     advance(c, 45000);
-    for (uint32_t k = 1; k <= CLIENTS; k++) {
-        for (int n = 0; n < 5; n++) write_something(s, k);
+    for (unsigned person = 0; person < PEOPLE; person++) {
+        for (int n = 0; n < 5; n++) write_something(s, person);
     }
     advance(c, 5000);
 }
@@ -191,13 +201,13 @@ static void heal(swarm *s) {
 static void expect_everyone_in_sync(swarm *s) {
     for (unsigned n = 0; n < 3; n++) {
         uint64_t all = 0;
-        for (uint32_t k = 1; k <= CLIENTS; k++) {
-            const provider *p = provider_of(s->c, k, names[n]);
-            if (s->c->clients[k].open && p) all |= p->edits;
+        for (unsigned person = 0; person < PEOPLE; person++) {
+            const provider *p = has_open(s, person, n);
+            if (p) all |= p->edits;
         }
-        for (uint32_t k = 1; k <= CLIENTS; k++) {
-            const provider *p = provider_of(s->c, k, names[n]);
-            if (!s->c->clients[k].open || !p) continue;
+        for (unsigned person = 0; person < PEOPLE; person++) {
+            const provider *p = has_open(s, person, n);
+            if (!p) continue;
             assert_false(p->ended);
             assert_int_equal(p->edits, all);
             assert_int_equal(p->unsynced, 0);
@@ -214,11 +224,11 @@ static void run(unsigned seed) {
         s.c->servers[i].config.seed += seed * 7919u;
         start(s.c, i);
     }
-    for (uint32_t k = 1; k <= CLIENTS; k++) connect_client(&s, k);
+    for (unsigned person = 0; person < PEOPLE; person++) connect_client(&s, person);
     settle(s.c);
     for (int step_count = 0; step_count < STEPS; step_count++) {
         do_something(&s);
-        for (uint32_t k = 1; k <= CLIENTS; k++) {
+        for (uint32_t k = 1; k <= s.clients; k++) {
             assert_null(strstr(s.c->clients[k].trace, "closed"));
         }
         forget_traces(s.c);
