@@ -919,7 +919,7 @@ static inline void app_send(cluster *c, const aff_action *act) {
 
 static inline void close_client(cluster *c, server *s, const aff_action *act) {
     client *k = &c->clients[act->socket];
-    if (!k->open) return;
+    if (!k->open || k->server != (int)(s - c->servers)) return;
     k->open = false;
     close_local(s, act->socket);
     trace(k->trace, "closed:%u", act->code);
