@@ -7,6 +7,9 @@ import { NOT_OWNER_REASON } from './hocuspocus.js'
 /** The internal event by which the state of a document goes to its new owner. No custom event has such a name. */
 export const MERGE_EVENT = '\0merge'
 
+/** What one message between servers can hold. */
+const MAX_STATE = 64 * 1024 * 1024
+
 /** How long a document that was given up waits for its next owner. */
 const NEW_OWNER_WITHIN_MS = 1000
 
@@ -155,6 +158,11 @@ export class Documents {
 
   async #merge(document: Document): Promise<void> {
     const { name } = document
+    const size = encodeStateAsUpdate(document).length
+    if (size > MAX_STATE) {
+      console.error(`[RedisServerAffinity] document "${name}" is too large to be handed over: ${size} bytes`)
+      return
+    }
     const emit = (onlyIfOpen: boolean) => this.engine.emit(MERGE_EVENT, name, encodeStateAsUpdate(document), onlyIfOpen, true)
     const deadline = Date.now() + NEW_OWNER_WITHIN_MS
     let outcome = await emit(true)
