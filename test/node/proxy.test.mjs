@@ -93,7 +93,7 @@ describe('through the proxy', () => {
     assert.deepEqual(bob.stateless, numbers)
   })
 
-  test('hooks on the owner see the client: token, headers, cookies, URL parameters', async () => {
+  test('hooks on the owner see the client: token, headers, cookies, URL parameters, address', async () => {
     await ownedBy(s2, 'hooks')
     const bob = connect({
       url: `${s1.url}/room?tenant=blue&tenant=x`,
@@ -111,6 +111,7 @@ describe('through the proxy', () => {
       assert.equal(event.headers['x-forwarded-for'], '203.0.113.7', hook)
       assert.equal(event.headers['user-agent'], 'tests', hook)
       assert.match(event.url, /\/room\?tenant=blue&tenant=x$/, hook)
+      if (hook !== 'connected') assert.equal(event.address, '127.0.0.1', hook)
     }
     assert.equal((await s2.events('onAuthenticate', 'hooks')).at(-1).token, 'bobs-token')
     assert.equal((await s2.events('connected', 'hooks')).at(-1).context.user, 'bobs-token', 'what onAuthenticate returned')

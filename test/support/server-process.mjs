@@ -40,6 +40,7 @@ function recorder() {
       headers: payload.requestHeaders && Object.fromEntries(payload.requestHeaders),
       parameters: payload.requestParameters && Object.fromEntries(payload.requestParameters),
       url: payload.request?.url,
+      address: payload.request?.socket?.remoteAddress,
       context: payload.context && structuredClone(payload.context),
       payload: typeof payload.payload === 'string' ? payload.payload : undefined,
       clientsCount: payload.clientsCount,
