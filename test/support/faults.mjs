@@ -331,11 +331,12 @@ class Scene {
    * @param {object} [options]
    * @param {number} [options.timeout] shorter than the 15 s after which providers renew their cursors: that would hide a loss
    * @param {boolean} [options.cursors] must all see each other? Not where connections were closed: see #sees()
+   * @param {boolean} [options.returns] may a document return to a server that owned it before?
    * @returns {Promise<{ took: number, wrong: string[], closed: object[], disturbed: object[] }>} `took`: until all clients had
    *   everything, in ms from the call; `wrong`: what is not as it should be, empty if all is well; `closed`: sockets closed
    *   since `calm()`; `disturbed`: events of providers since then
    */
-  async settle({ timeout = 12_000, cursors = true } = {}) {
+  async settle({ timeout = 12_000, cursors = true, returns = false } = {}) {
     this.rest()
     const started = now()
     let took = NaN
@@ -352,7 +353,8 @@ class Scene {
     ).catch((error) => wrong.length === 0 && wrong.push(error.message))
     for (const document of DOCUMENTS) {
       const storers = this.storers(document)
-      if (new Set(storers).size < storers.length) wrong.push(`${document} was stored by ${storers.join(', ')}`)
+      // A server that owned it twice, with another in between, stores it twice: only where the test made that happen.
+      if (!returns && new Set(storers).size < storers.length) wrong.push(`${document} was stored by ${storers.join(', ')}`)
     }
     return { took, wrong, closed: [...this.#closed], disturbed: [...this.#disturbed] }
   }
@@ -366,8 +368,8 @@ class Scene {
    * @param {string[]} [options.mayNotice] clients whose providers may have had events (those of `mayClose` always may)
    * @returns what settle() returned
    */
-  async check({ mayClose = [], mayNotice = mayClose, timeout, cursors } = {}) {
-    const outcome = await this.settle({ timeout, cursors })
+  async check({ mayClose = [], mayNotice = mayClose, timeout, cursors, returns = false } = {}) {
+    const outcome = await this.settle({ timeout, cursors, returns })
     const { wrong, closed, disturbed } = outcome
     assert.deepEqual(summary(wrong), [], `SEED=${this.seed}`)
     assert.deepEqual(closed.filter(({ name }) => !mayClose.includes(name)), [], `sockets closed (SEED=${this.seed})`)
