@@ -37,7 +37,7 @@ C_FILES = $(wildcard core/*.[ch] runtime/*.[ch] binding/*.[ch] test/c/*.[ch])
 # The platform's name in prebuilds/, as Node spells it.
 PLATFORM := $(shell $(NODE) -p 'process.platform + "-" + process.arch' 2>/dev/null)
 
-.PHONY: all setup native js build prebuild demo faults test test-c test-node test-browser asan tsan \
+.PHONY: test-faults all setup native js build prebuild demo faults test test-c test-node test-browser asan tsan \
 	lint format clean help c-tests
 .DEFAULT_GOAL := build
 
@@ -160,6 +160,10 @@ test: setup
 ## test-node: the Node tests (FILES="test/node/a.test.mjs ..." for some of them)
 test-node: prebuild
 	@$(NODE) scripts/test.mjs --node $(FILES)
+
+## test-faults: the fault tests on real processes, one at a time (FILES=... for some of them)
+test-faults: prebuild
+	@$(NODE) scripts/test.mjs --faults $(FILES)
 
 ## test-browser: the tests of the demo page in headless Chromium
 test-browser: build

@@ -91,14 +91,11 @@ async function runNode(suite, files, concurrency = 2) {
 const args = process.argv.slice(2)
 const files = args.filter((arg) => arg.endsWith('.mjs'))
 if (args.includes('--c')) await runC(args[args.indexOf('--c') + 1])
-if (args.includes('--node')) {
-  // Faults are measured against clocks: those tests get the machine for themselves.
-  const all = files.length > 0 ? files : readdirSync('test/node').filter((name) => name.endsWith('.test.mjs')).map((name) => `test/node/${name}`)
-  const isFault = (name) => path.basename(name).startsWith('fault-')
-  const [faults, others] = [all.filter(isFault), all.filter((name) => !isFault(name))]
-  if (others.length > 0) await runNode('node', others)
-  if (faults.length > 0) await runNode('node', faults, 1)
-}
+// Faults are measured against clocks: those tests are asked for by name, and get the machine for themselves.
+const isFault = (name) => /^(fault-|providers)/.test(path.basename(name))
+const inFolder = readdirSync('test/node').filter((name) => name.endsWith('.test.mjs')).map((name) => `test/node/${name}`)
+if (args.includes('--node')) await runNode('node', files.length > 0 ? files : inFolder.filter((name) => !isFault(name)))
+if (args.includes('--faults')) await runNode('node', files.length > 0 ? files : inFolder.filter(isFault), 1)
 if (args.includes('--browser')) await runNode('browser', files)
 
 if (failures.length > 0) console.log(`\nfailed:\n${failures.map((name) => `  ${name}`).join('\n')}`)

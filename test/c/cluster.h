@@ -134,7 +134,6 @@ typedef struct {
     client clients[CLIENTS_MAX];
     /* Hooks. */
     int lose_from, lose_to, lose_count; /* the next batches with frames of that link are lost */
-    bool lose_any;                      /* those of any link */
     bytes captured;                     /* the last batch with frames, lost or not */
     entry *history;                     /* I4: the highest epoch so far, by lease key */
     int64_t clock_offset;               /* of Redis's clock, in ms */
@@ -441,8 +440,7 @@ static inline int64_t redis_listeners(cluster *c, aff_slice channel) {
 
 static inline bool redis_loses(cluster *c, const server *from, const server *to, aff_slice batch) {
     if (c->lose_count == 0 || !(batch.data[1] & 1)) return false;
-    bool is_that_link = from == &c->servers[c->lose_from] && to == &c->servers[c->lose_to];
-    if (!is_that_link && !c->lose_any) return false;
+    if (from != &c->servers[c->lose_from] || to != &c->servers[c->lose_to]) return false;
     c->lose_count--;
     return true;
 }
@@ -1205,14 +1203,8 @@ static inline void cut(cluster *c, int i) {
     settle(c);
 }
 
-/* The next `count` batches with frames are lost on the way, on the link or on any. */
-static inline void lose_any(cluster *c, int count) {
-    c->lose_any = true;
-    c->lose_count = count;
-}
-
+/* The next `count` batches with frames on the link are lost on the way. */
 static inline void lose(cluster *c, int from, int to, int count) {
-    c->lose_any = false;
     c->lose_from = from;
     c->lose_to = to;
     c->lose_count = count;
