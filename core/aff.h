@@ -103,7 +103,7 @@ typedef enum {
     AFF_SCRIPT_JOIN,    /* KEYS server; boot, ttl -> [1] or [0, other boot] */
     AFF_SCRIPT_RENEW,   /* KEYS server; boot, ttl -> 1 or 0 */
     AFF_SCRIPT_LEAVE,   /* KEYS server; boot -> 1 or 0 */
-    AFF_SCRIPT_CLAIM,   /* KEYS lease; boot, server, carried epoch, expected, ttl, peek */
+    AFF_SCRIPT_CLAIM,   /* KEYS lease; boot, server, standing, expected, ttl, peek, highest */
     AFF_SCRIPT_RELEASE, /* KEYS lease; record -> 1 or 0 */
     AFF_SCRIPT_REFRESH, /* KEYS lease; record, ttl -> 1 or 0 */
     AFF_SCRIPT_COUNT,

@@ -120,21 +120,23 @@ static bool is_leaving(const aff_engine *e, const aff__doc *doc) {
 
 /* `expected`: the record that may be overwritten: a dead boot's, or of our own former boot. */
 static void claim(aff_engine *e, aff__doc *doc, aff_slice expected) {
-    char epoch[24], ttl[24];
-    /* What was ours may stay as it is; what is new is above all that this server has seen. */
-    uint64_t carried = doc->kept ? doc->epoch : e->stats.epoch_max;
-    snprintf(epoch, sizeof(epoch), "%llu", (unsigned long long)carried);
+    char standing[24], highest[24], ttl[24];
+    /* A record of ours may stand as it is; what is new is above all that this server has seen. */
+    uint64_t least = doc->kept ? doc->epoch : e->stats.epoch_max;
+    snprintf(standing, sizeof(standing), "%llu", (unsigned long long)least);
+    snprintf(highest, sizeof(highest), "%llu", (unsigned long long)e->stats.epoch_max);
     snprintf(ttl, sizeof(ttl), "%llu", (unsigned long long)RECORD_TTL_MS);
     doc->peeked = wants_to_look_only(doc) || is_leaving(e, doc);
     aff_slice argv[] = {lease_key(e, doc),
                         aff__str(e->member.boot),
                         aff__str(e->config.server_id),
-                        aff__str(epoch),
+                        aff__str(standing),
                         expected,
                         aff__str(ttl),
-                        aff__str(doc->peeked ? "1" : "0")};
+                        aff__str(doc->peeked ? "1" : "0"),
+                        aff__str(highest)};
     to(e, doc, AFF_DOC_CLAIMING);
-    aff__ask_redis(e, AFF_ASK_CLAIM, doc, e->member.boot, AFF_SCRIPT_CLAIM, 7, argv);
+    aff__ask_redis(e, AFF_ASK_CLAIM, doc, e->member.boot, AFF_SCRIPT_CLAIM, 8, argv);
 }
 
 static void release(aff_engine *e, aff__doc *doc) {

@@ -20,17 +20,18 @@ static const char compare_and_delete[] =
 
 /*
  * Takes the lease where there is none, where it is ours already, or where its record is the
- * expected one (of a boot that is dead, or of our own former boot). The epoch is above the one
- * stored, the claimer's highest, and Redis's clock, so that it grows even if Redis lost the record.
+ * expected one (of a boot that is dead, or of our own former boot). A record of ours stands if its
+ * epoch is ARGV[3] or above. A new epoch is above the one stored, the claimer's highest (ARGV[7]),
+ * and Redis's clock, so that it grows even if Redis lost the record.
  * Lua's numbers are exact up to 2^53; microseconds since 1970 stay below until the year 2255.
  */
 static const char claim[] =
     "local record = redis.call('GET', KEYS[1])\n"
-    "local epoch = tonumber(ARGV[3])\n"
+    "local epoch = tonumber(ARGV[7])\n"
     "if record then\n"
     "  local stored, boot = string.match(record, '^(%d+) (%x+) ')\n"
     "  stored = tonumber(stored) or 0\n"
-    "  if boot == ARGV[1] and stored >= epoch then return {1, record} end\n"
+    "  if boot == ARGV[1] and stored >= tonumber(ARGV[3]) then return {1, record} end\n"
     "  if boot and boot ~= ARGV[1] and record ~= ARGV[4] then return {0, record} end\n"
     "  epoch = math.max(epoch, stored)\n"
     "end\n"

@@ -134,6 +134,7 @@ typedef struct {
     client clients[CLIENTS_MAX];
     /* Hooks. */
     int lose_from, lose_to, lose_count; /* the next batches with frames of that link are lost */
+    bool lose_any;                      /* those of any link */
     bytes captured;                     /* the last batch with frames, lost or not */
     entry *history;                     /* I4: the highest epoch so far, by lease key */
     int64_t clock_offset;               /* of Redis's clock, in ms */
@@ -396,7 +397,7 @@ static inline uint64_t number(aff_slice text) {
 
 /* The claim script (core/scripts.c), in C. */
 static inline void redis_claim(cluster *c, server *s, uint64_t request, const aff_slice *argv) {
-    uint64_t epoch = number(argv[3]);
+    uint64_t standing = number(argv[3]), epoch = number(argv[7]);
     entry *e = redis_get(c, argv[0]);
     c->claims++;
     if (e) {
@@ -405,7 +406,7 @@ static inline void redis_claim(cluster *c, server *s, uint64_t request, const af
         assert_non_null(space);
         bool own_boot = memcmp(space + 1, argv[1].data, AFF_BOOT_LEN) == 0;
         bool expected = aff__equal(slice(&e->value), argv[4]);
-        aff_value values[2] = {integer(own_boot && stored >= epoch), string(slice(&e->value))};
+        aff_value values[2] = {integer(own_boot && stored >= standing), string(slice(&e->value))};
         if (values[0].integer == 1 || (!own_boot && !expected)) {
             reply(s, request, 0, 2, values);
             return;
@@ -440,7 +441,8 @@ static inline int64_t redis_listeners(cluster *c, aff_slice channel) {
 
 static inline bool redis_loses(cluster *c, const server *from, const server *to, aff_slice batch) {
     if (c->lose_count == 0 || !(batch.data[1] & 1)) return false;
-    if (from != &c->servers[c->lose_from] || to != &c->servers[c->lose_to]) return false;
+    bool is_that_link = from == &c->servers[c->lose_from] && to == &c->servers[c->lose_to];
+    if (!is_that_link && !c->lose_any) return false;
     c->lose_count--;
     return true;
 }
@@ -1203,8 +1205,14 @@ static inline void cut(cluster *c, int i) {
     settle(c);
 }
 
-/* The next `count` batches with frames on the link are lost on the way. */
+/* The next `count` batches with frames are lost on the way, on the link or on any. */
+static inline void lose_any(cluster *c, int count) {
+    c->lose_any = true;
+    c->lose_count = count;
+}
+
 static inline void lose(cluster *c, int from, int to, int count) {
+    c->lose_any = false;
     c->lose_from = from;
     c->lose_to = to;
     c->lose_count = count;

@@ -248,6 +248,36 @@ static void h11_a_scope_that_has_changed_is_told(void **state) {
     cluster_free(c);
 }
 
+/* The client has been authenticated, but its first SyncStep1 is still on its way. */
+static void h11_a_document_moves_before_the_first_sync(void **state) {
+    (void)state;
+    const char *const versions[] = {NEW, OLD};
+    for (int v = 0; v < 2; v++) {
+        cluster *c = cluster_of(3);
+        join(c, 2, C, "doc", NEW);
+        type(c, 2, "doc", 0);
+        settle(c);
+        open_client(c, 1, B);
+        provider *p = provider_of(c, 1, "");
+        *p = (provider){.address = "doc", .token = "token", .version = versions[v]};
+        provider_authenticates(c, 1, p);
+        while (!strstr(c->servers[C].trace, "proxy:1:doc:token")) settle_some(c, SERVERS_MAX);
+        c->servers[B].deaf = true; /* Authenticated and the move reach it together */
+        settle(c);
+        hand_off(c, C, 7, "doc");
+        settle(c);
+        assert_false(p->authenticated);
+        c->servers[B].deaf = false;
+        advance(c, 1000);
+        expect_synced(c, "doc", 1);
+        assert_int_equal(stats_of(c, B).failovers, 1);
+        type(c, 1, "doc", 1);
+        settle(c);
+        expect_synced(c, "doc", 3);
+        cluster_free(c);
+    }
+}
+
 static void h11_other_documents_of_the_same_socket_do_not_notice(void **state) {
     (void)state;
     cluster *c = cluster_of(3);
@@ -610,9 +640,8 @@ static void h14_evidence_from_long_ago_does_not_count(void **state) {
     post(&c->servers[A],
          &(aff_event){.type = AFF_EV_SUBSCRIBED, .name = slice(&c->servers[A].channel)});
     advance(c, 60000);
-    join(c, 1, B, "doc", NEW);
     c->servers[A].unheard = true;
-    type(c, 1, "doc", 3);
+    join(c, 1, B, "doc", NEW);
     advance(c, 100);
     c->servers[A].unheard = false;
     post(&c->servers[A],
@@ -938,6 +967,7 @@ int main(void) {
         cmocka_unit_test(h11_a_fresh_token_that_is_denied_denies_that_document_only),
         cmocka_unit_test(h11_a_client_that_sends_no_token_is_closed_after_5_s),
         cmocka_unit_test(h11_a_scope_that_has_changed_is_told),
+        cmocka_unit_test(h11_a_document_moves_before_the_first_sync),
         cmocka_unit_test(h11_other_documents_of_the_same_socket_do_not_notice),
         cmocka_unit_test(h20_addresses_with_a_session_fail_over_each),
         cmocka_unit_test(h11_a_close_of_the_client_ends_its_fail_over),

@@ -302,6 +302,66 @@ static void a_claim_whose_answer_was_lost_does_not_lock_others_out(void **state)
     cluster_free(c);
 }
 
+static void a_record_of_a_former_boot_of_a_living_server_locks_nobody_out(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    claim(c, A, 2, "other", AFF_USE_HOLD);
+    open_client(c, 1, B);
+    auth(c, 1, "other"); /* B hears of A all the time */
+    claim(c, B, 3, "doc", AFF_USE_HOLD);
+    forget_traces(c);
+    redis_del(c, aff__str("rsaServer:A"));
+    c->servers[A].mute = true;
+    advance(c, 3400);                                           /* the renewal is on its way, */
+    unuse(c, A, "doc", AFF_USE_HOLD);                           /* and so is the release */
+    for (command *cmd; (cmd = next_command(&c->servers[A]));) { /* which never arrives */
+        aff_value no = integer(0);
+        int status = cmd->script == AFF_SCRIPT_RENEW ? 0 : AFF_EREDIS;
+        reply(&c->servers[A], cmd->request, status, 1, &no);
+        command_free(cmd);
+    }
+    c->servers[A].mute = false;
+    settle(c);
+    assert_string_equal(owner_of(c, "doc"), "A");
+    open_client(c, 2, B);
+    auth(c, 2, "doc");
+    advance(c, 1000);
+    assert_string_equal(owner_of(c, "doc"), "B");
+    expect_client(c, 2, "doc:authenticated");
+    cluster_free(c);
+}
+
+/* Redis has lost the record, and its clock is behind: what the servers have seen still counts. */
+static void an_epoch_that_was_seen_is_not_fallen_below(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    char record[64]; /* of B, which does not know: it has outlived its release */
+    snprintf(record, sizeof(record), "1800000000000000 %s B", aff_boot(c->servers[B].engine));
+    redis_set(c, aff__str("rsaLock:doc"), aff__str(record), 86400000);
+    send_emit(c, A, 7, "doc", "x", true); /* B refuses it, and the record is deleted */
+    settle(c);
+    assert_string_equal(owner_of(c, "doc"), "");
+    claim(c, B, 1, "doc", AFF_USE_HOLD);
+    assert_true(epoch_of(c, "doc") > 1800000000000000);
+    cluster_free(c);
+}
+
+static void a_document_whose_record_is_lost_is_confirmed_above_all_epochs_seen(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    redis_set(c, aff__str("rsaLock:other"), aff__str("1800000000000000 00000000000000aa Z"),
+              86400000);
+    claim(c, A, 2, "other", AFF_USE_HOLD);
+    advance(c, 1000);
+    assert_true(epoch_of(c, "other") > 1800000000000000);
+    redis_del(c, aff__str("rsaLock:doc"));
+    confirm(c, A, 3, "doc");
+    assert_true(epoch_of(c, "doc") > epoch_of(c, "other"));
+    cluster_free(c);
+}
+
 static void records_are_refreshed_at_half_of_their_day(void **state) {
     (void)state;
     cluster *c = cluster_of(1);
@@ -447,6 +507,9 @@ int main(void) {
         cmocka_unit_test(a_claim_that_redis_refuses_is_asked_again),
         cmocka_unit_test(a_release_that_redis_never_got_does_not_lock_others_out),
         cmocka_unit_test(a_claim_whose_answer_was_lost_does_not_lock_others_out),
+        cmocka_unit_test(a_record_of_a_former_boot_of_a_living_server_locks_nobody_out),
+        cmocka_unit_test(an_epoch_that_was_seen_is_not_fallen_below),
+        cmocka_unit_test(a_document_whose_record_is_lost_is_confirmed_above_all_epochs_seen),
         cmocka_unit_test(records_are_refreshed_at_half_of_their_day),
         cmocka_unit_test(a_record_that_vanished_is_noticed_by_its_refresh),
         cmocka_unit_test(a_record_that_names_another_is_noticed_by_its_refresh),

@@ -138,6 +138,23 @@ static void a_sender_stops_at_the_window_and_goes_on_when_the_app_has_consumed(v
     cluster_free(c);
 }
 
+static void two_sides_that_both_wait_do_not_answer_each_other_for_ever(void **state) {
+    (void)state;
+    cluster *c = linked();
+    advance(c, 500);
+    lose_any(c, 4); /* each side's batch, and then again as it is repeated */
+    send_edit(c, 1, "doc", "1");
+    broadcast(c, A, "doc", "2", 1, (uint32_t[]){1});
+    expect(c, A, "");
+    size_t before = c->batches;
+    advance(c, 3000); /* comes to rest, each time */
+    assert_in_range(c->batches - before, 6, 30);
+    assert_int_equal(c->lose_count, 0);
+    expect(c, A, "proxy:1:doc:1");
+    expect_client(c, 1, "doc:2");
+    cluster_free(c);
+}
+
 static void credit_that_was_lost_is_asked_for_again(void **state) {
     (void)state;
     cluster *c = linked();
@@ -600,6 +617,27 @@ static void a_batch_of_our_own_is_ignored(void **state) {
     cluster_free(c);
 }
 
+static void an_offer_is_answered_under_its_own_epoch(void **state) {
+    (void)state;
+    cluster *c = linked();
+    uint64_t epoch = epoch_of(c, "doc");
+    open_client(c, 2, B);
+    c->servers[A].deaf = true;
+    auth(c, 2, "doc");
+    aff_engine *a = c->servers[A].engine; /* something older is on its way, of another route */
+    aff__buf *frame = aff__frame(a, AFF_FRAME_ACCEPT);
+    aff__put_uint(frame, 2);
+    aff__put_uint(frame, epoch + 5);
+    aff__put(frame, "doc", 3);
+    assert_int_equal(aff__frame_send(a, peer_at(c, A, B)), 0);
+    c->servers[A].deaf = false;
+    settle(c);
+    expect_client(c, 2, "doc:authenticated");
+    edit(c, 2, "doc", "x");
+    expect(c, A, "proxy:2:open:B proxy:2:doc:token proxy:2:doc:x");
+    cluster_free(c);
+}
+
 static void two_servers_that_open_their_link_at_the_same_time_agree_on_a_session(void **state) {
     (void)state;
     for (unsigned seed = 0; seed < 300; seed++) {
@@ -652,6 +690,7 @@ int main(void) {
         cmocka_unit_test(a_64_mib_message_crosses_in_fragments),
         cmocka_unit_test(a_message_above_the_limit_closes_its_socket),
         cmocka_unit_test(a_sender_stops_at_the_window_and_goes_on_when_the_app_has_consumed),
+        cmocka_unit_test(two_sides_that_both_wait_do_not_answer_each_other_for_ever),
         cmocka_unit_test(credit_that_was_lost_is_asked_for_again),
         cmocka_unit_test(an_overflowing_link_ends_its_session_not_the_server),
         cmocka_unit_test(h13_a_lost_batch_is_sent_again_and_nothing_is_closed),
@@ -677,6 +716,7 @@ int main(void) {
         cmocka_unit_test(h28_malformed_frames_are_counted_and_skipped),
         cmocka_unit_test(frames_about_what_does_not_exist_are_stale),
         cmocka_unit_test(a_batch_of_our_own_is_ignored),
+        cmocka_unit_test(an_offer_is_answered_under_its_own_epoch),
         cmocka_unit_test(two_servers_that_open_their_link_at_the_same_time_agree_on_a_session),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

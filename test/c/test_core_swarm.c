@@ -89,9 +89,17 @@ static void write_something(swarm *s, unsigned person) {
     }
 }
 
-static void kill_one(swarm *s) {
+/* By its operator, who waits a little, or at once. */
+static void stop_one(swarm *s, bool in_good_order) {
     if (count_up(s) < 3) return;
     int i = any_server(s);
+    if (in_good_order) {
+        tell(s->c, i, &(aff_event){.type = AFF_EV_DRAIN});
+        for (unsigned n = 0; n < 3; n++) hand_off(s->c, i, 1000, names[n]);
+        advance(s->c, below(s, 1000));
+        tell(s->c, i, &(aff_event){.type = AFF_EV_SHUTDOWN});
+        settle_some(s->c, (int)below(s, 30));
+    }
     for (unsigned person = 0; person < PEOPLE; person++) {
         if (client_at(s, person)->server == i) save(s, person);
     }
@@ -155,7 +163,7 @@ static void do_something(swarm *s) {
     int i = any_server(s);
     unsigned person = below(s, PEOPLE);
     switch (below(s, 24)) {
-        case 0: kill_one(s); break;
+        case 0: stop_one(s, below(s, 2)); break;
         case 1:
         case 2: start_one(s); break;
         case 3:
