@@ -16,13 +16,25 @@ const NEW_OWNER_WITHIN_MS = 1000
 /** How long a hand-over gathers updates of a lost document before it sends them. */
 const GATHER_MS = 50
 
+/** How far a lost instance is on its way to its owner. */
+interface HandOver {
+  /** Since the last merge began. */
+  changed: boolean
+  merging: boolean
+  /** A store has begun before the document was lost. */
+  storing: boolean
+}
+
+const isBehind = ({ changed, merging, storing }: HandOver) => changed || merging || storing
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
+
 /** Why this server keeps documents: loaded instances, and holds of lockDocument. The engine counts the rest. */
 export class Documents {
   /* Instances, not names: an old instance's late unload must not end the new one's use. */
   #loaded = new Map<string, Set<Document>>()
   #lost = new WeakSet<Document>()
   #holds = new Map<string, Set<object>>()
-  #handOvers = new Set<Promise<void>>()
+  #handOvers = new Set<HandOver>()
   #epochs = new Map<string, number>()
 
   constructor(private readonly engine: Engine) {}
@@ -132,28 +144,33 @@ export class Documents {
 
   /**
    * Gives all that a lost instance holds to the document's owner, and what direct connections still write to
-   * it; then it is destroyed. Merging is safe: what the owner has already changes nothing.
+   * it; then it is destroyed. Merging is safe: what the owner has already changes nothing. The owner stores
+   * with each merge. So a store that was under way here, and may have ended after the owner's, is followed by
+   * one more merge.
    */
-  handOver(document: Document): Promise<void> {
-    const done = this.#sendState(document).finally(() => this.#handOvers.delete(done))
-    this.#handOvers.add(done)
-    return done
+  async handOver(document: Document): Promise<void> {
+    const state: HandOver = { changed: true, merging: false, storing: document.saveMutex.isLocked() }
+    this.#handOvers.add(state)
+    document.on('update', () => (state.changed = true))
+    if (state.storing) void document.saveMutex.waitForUnlock().then(() => Object.assign(state, { storing: false, changed: true }))
+    while (isBehind(state) || document.directConnectionsCount > 0) {
+      if (state.changed) await this.#tryToMerge(document, state)
+      await pause(GATHER_MS)
+    }
+    this.#handOvers.delete(state)
+    if (!document.isDestroyed) document.destroy()
   }
 
-  async #sendState(document: Document): Promise<void> {
-    let changed = true
-    document.on('update', () => (changed = true))
-    while (changed || document.directConnectionsCount > 0) {
-      if (changed) {
-        changed = false
-        await this.#merge(document).catch(async (error) => {
-          changed = true
-          console.warn(`[RedisServerAffinity] document "${document.name}" could not be handed over yet: ${error.message}`)
-        })
-      }
-      await new Promise((resolve) => setTimeout(resolve, GATHER_MS))
+  async #tryToMerge(document: Document, state: HandOver): Promise<void> {
+    state.changed = false
+    state.merging = true
+    try {
+      await this.#merge(document)
+    } catch (error) {
+      state.changed = true
+      console.warn(`[RedisServerAffinity] document "${document.name}" could not be handed over yet: ${(error as Error).message}`)
     }
-    if (!document.isDestroyed) document.destroy()
+    state.merging = false
   }
 
   async #merge(document: Document): Promise<void> {
@@ -167,7 +184,7 @@ export class Documents {
     const deadline = Date.now() + NEW_OWNER_WITHIN_MS
     let outcome = await emit(true)
     while (!outcome.here && !outcome.open && Date.now() < deadline) {
-      await new Promise((resolve) => setTimeout(resolve, GATHER_MS))
+      await pause(GATHER_MS)
       outcome = await emit(true)
     }
     if (!outcome.here && !outcome.open) outcome = await emit(false)
@@ -196,8 +213,8 @@ export class Documents {
     await connection.disconnect()
   }
 
-  /** Resolves when all hand-overs are done. */
+  /** Resolves when owners have all that lost instances hold; direct connections may still have these open. */
   async settled(): Promise<void> {
-    await Promise.allSettled([...this.#handOvers])
+    while ([...this.#handOvers].some(isBehind)) await pause(GATHER_MS)
   }
 }

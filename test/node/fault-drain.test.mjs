@@ -68,11 +68,14 @@ describe('drain', () => {
     await scene.warm()
     scene.leaving.add('s1')
     const edit = scene.note('doc-1', 'd')
-    await scene.server.s1.run(async ({ hocuspocus, affinity }, edit) => {
+    const took = await scene.server.s1.run(async ({ hocuspocus, affinity }, edit) => {
       const connection = await hocuspocus.openDirectConnection('doc-1', {})
       connection.document.transact(() => connection.document.getText('text').insert(0, edit))
+      const started = Date.now()
       await affinity.drain()
+      return Date.now() - started
     }, edit)
+    assert.ok(took < 5000, `an open direct connection does not hold the drain up until drainTimeout: ${took} ms`)
     await scene.server.s1.kill('SIGKILL')
     await scene.flows(performance.now())
     await scene.check(HOME)

@@ -41,6 +41,33 @@ describe('the owner is cut off from Redis, others are not', () => {
     })
   }
 
+  test('a store that was under way when the lease ended lands late: the new owner stores once more', async (t) => {
+    const setup = ({ kept }) => ({
+      beforeWrite: async () => {
+        if (!kept.writes) return
+        kept.held = true
+        await kept.writes
+      },
+    })
+    const scene = await startScene(t, { relays: true, lockTTL: 1500, setup })
+    const { s1 } = scene.server
+    await scene.warm()
+    await s1.run(({ kept }) => void (kept.writes = new Promise((resolve) => (kept.write = resolve))))
+    await until(() => s1.run(({ kept }) => kept.held === true), { what: 's1 is about to write' })
+    scene.relay.s1.blackhole()
+    await scene.flows(performance.now())
+    scene.relay.s1.restore()
+    await scene.flows(performance.now(), { between: ['home', 'ann'] })
+    await until(async () => !(await s1.documents()).includes('doc-1'), { what: 's1 has given doc-1 up' })
+    scene.rest()
+    await until(() => scene.cluster.store.text('doc-1') === text(scene.provider('ann', 'doc-1')), { what: 'the new owner has stored all' })
+    await s1.run(({ kept }) => kept.write())
+    await until(() => storesOf(scene, 's1', 'doc-1').length > 0 && scene.cluster.store.stores('doc-1').at(-1).serverId !== 's1', {
+      what: 'the new owner stores after the late write',
+    })
+    await scene.check({ cursors: false, returns: true })
+  })
+
   test('for less than lockTTL, in silence: the document stays, everything comes later', async (t) => {
     const scene = await startScene(t, { relays: true, lockTTL: 5000 })
     await scene.warm()

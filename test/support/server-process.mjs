@@ -76,7 +76,12 @@ async function start({ serverId, redis, affinity: options = {}, storeFolder, wir
   const extensions = [
     context.affinity,
     recorder(),
-    fileStore(storeFolder, serverId ?? 'unnamed', () => more.beforeLoad?.(context)),
+    fileStore(
+      storeFolder,
+      serverId ?? 'unnamed',
+      async () => more.beforeLoad?.(context),
+      async () => more.beforeWrite?.(context),
+    ),
     ...(more.extensions ?? []),
   ]
   const common = { quiet: true, debounce: 50, maxDebounce: 200, ...configuration, extensions }

@@ -21,7 +21,7 @@ const defaultEntry = new URL('../../js/dist/index.js', import.meta.url).href
  * @property {object} [socketContext] with `ws`: the third argument of onSocketOpen
  * @property {number} [maxPayload] of the WebSocket server
  * @property {(context: any) => any} [setup] runs in the server's process (so it sees its argument only, none of the
- *   test's variables) and returns `{ affinity, extensions, beforeLoad }`: what can't be copied there, as functions
+ *   test's variables) and returns `{ affinity, extensions, beforeLoad, beforeWrite }`: what can't be copied there, as functions
  * @property {string} [entry] another build of the package
  * Everything else goes to RedisServerAffinity: lockTTL, proxySocketTTL, customEventTTL, prefix, ...
  */

@@ -21,8 +21,9 @@ function log(folder, kind, serverId, name) {
  * @param {string} folder
  * @param {string} serverId
  * @param {() => Promise<void>} [beforeLoad] lets a test slow loading down
+ * @param {() => Promise<void>} [beforeWrite] lets a test slow storing down, between the encoding and the writing
  */
-export function fileStore(folder, serverId, beforeLoad = async () => {}) {
+export function fileStore(folder, serverId, beforeLoad = async () => {}, beforeWrite = async () => {}) {
   mkdirSync(folder, { recursive: true })
   return {
     extensionName: 'file-store',
@@ -35,7 +36,9 @@ export function fileStore(folder, serverId, beforeLoad = async () => {}) {
     async onStoreDocument({ document, documentName }) {
       const file = fileOf(folder, documentName)
       const temporary = `${file}.${serverId}.${process.pid}`
-      writeFileSync(temporary, Y.encodeStateAsUpdate(document))
+      const state = Y.encodeStateAsUpdate(document)
+      await beforeWrite()
+      writeFileSync(temporary, state)
       renameSync(temporary, file)
       log(folder, 'stores', serverId, documentName)
     },
