@@ -155,7 +155,7 @@ tsan:
 ## test: setup, build, then all tests; ends with `N passed, N failed`
 test: setup
 	@$(MAKE) --no-print-directory prebuild c-tests
-	@$(NODE) scripts/test.mjs --c $(V) --node --browser
+	@$(NODE) scripts/test.mjs --c $(V) --node --faults --browser
 
 ## test-node: the Node tests (FILES="test/node/a.test.mjs ..." for some of them)
 test-node: prebuild
