@@ -193,6 +193,8 @@ typedef enum {
     AFF_ACT_CLAIMED,      /* `request`; `status` 0 (`bytes`: the epoch), AFF_EOWNED (`name`: the
                              owner), AFF_EREDIS */
     AFF_ACT_LOST,         /* `document`: this server has lost it; its connections are ended */
+    AFF_ACT_RELOAD,       /* `document`: owned again, but others may have stored it in between: what
+                             is stored is to be merged into it before it is stored itself */
     AFF_ACT_EVENT_RUN,    /* `request`, `name`, `document`, `data`: run it; AFF_EV_EVENT_RESULT */
     AFF_ACT_EVENT_LOCAL,  /* `request` of AFF_EV_EMIT: run it here; then end AFF_USE_EVENT */
     AFF_ACT_EVENT_DONE,   /* `request` of AFF_EV_EMIT; `status`, `data`: the result or the error */

@@ -399,8 +399,19 @@ void aff__saw_epoch(aff_engine *e, uint64_t epoch) {
     if (epoch > e->stats.epoch_max) e->stats.epoch_max = epoch;
 }
 
-static void won(aff_engine *e, aff__doc *doc, aff_slice record, const record_fields *fields) {
+/* Was the lease this process's all the time? Else others may have owned the document in between. */
+static bool is_own(const aff_engine *e, aff_slice record) {
+    record_fields fields;
+    return parse_record(record, &fields) &&
+           memcmp(fields.boot.data, e->member.boot, AFF_PROCESS_LEN) == 0;
+}
+
+static void won(aff_engine *e, aff__doc *doc, aff_slice record, const record_fields *fields,
+                aff_slice before) {
     bool renewed = doc->kept && doc->epoch != fields->epoch;
+    if (renewed && !is_own(e, before)) {
+        aff__act(e, AFF_ACT_RELOAD, doc->item.key, aff__none(), aff__none());
+    }
     if (!doc->kept || renewed) {
         aff__news(e, AFF_NEWS_OWNED, doc->item.key, aff__none(), fields->epoch);
     }
@@ -493,7 +504,7 @@ static void on_claim_answer(aff_engine *e, aff__doc *doc, const aff_event *reply
     }
     aff__saw_epoch(e, fields.epoch);
     if (result == 1) {
-        won(e, doc, record, &fields);
+        won(e, doc, record, &fields, reply->value_count > 2 ? values[2].string : aff__none());
         return;
     }
     aff__peer *peer = aff__peer_find(e, aff__slice(fields.boot.data, AFF_PROCESS_LEN));

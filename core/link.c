@@ -27,7 +27,7 @@ enum {
     ACK_AFTER_MS = 200,
     BEAT_UNACKED_MS = 1000,
     REPAIR_EVERY_MS = 100, /* asking and sending again, at most this often */
-    CHECK_EVERY_MS = 250,  /* whether a silent peer is a member still */
+    CHECK_EVERY_MS = 100,  /* whether a silent peer is a member still */
     IDLE_FORGET_MS = 600000,
     PEERS_MAX = 10000 /* anyone who may publish can invent senders */
 };

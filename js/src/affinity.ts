@@ -4,6 +4,8 @@ import type {
   Document,
   Extension,
   Hocuspocus,
+  afterLoadDocumentPayload,
+  afterStoreDocumentPayload,
   afterUnloadDocumentPayload,
   onConfigurePayload,
   onDisconnectPayload,
@@ -11,21 +13,25 @@ import type {
   onStoreDocumentPayload,
 } from '@hocuspocus/server'
 import { LazyConnection, type SocketForHocuspocus } from './connection.js'
-import { Documents, MERGE_EVENT } from './documents.js'
+import { Documents } from './documents.js'
+import { Drain } from './drain.js'
 import { Engine, type EngineEvents, type News, type NewsKind, RemoteFailure } from './engine.js'
 import { AffinityError } from './errors.js'
 import { documentOf } from './frames.js'
+import { HandOvers, MERGE_EVENT } from './handover.js'
 import type { ClientConnection, HandleConnection } from './hocuspocus.js'
 import { type Configuration, type CustomEvents, type Options, readOptions } from './options.js'
 import { PayloadCodec, packValue, unpackValue } from './payload.js'
 import { ProxySocket } from './proxy.js'
+import { Reloads } from './reload.js'
 import { type SerializedHTTPRequest, serializeRequest, toRequest, withAddress } from './request.js'
 import { ClientSocket, type RealSocket } from './socket.js'
-import { StoreTurns } from './turns.js'
 import { type BaseWebSocket, adaptSocket } from './websocket.js'
+import { within } from './within.js'
 
 const RETRY_STORE_MS = 500
-const DRAIN_AT_ONCE = 8
+/** What hand-overs that are under way may take at the end. */
+const FLUSH_MS = 1000
 const MAX_NAME = 65_535
 const MAX_PAYLOAD = 64 * 1024 * 1024
 
@@ -54,10 +60,13 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   readonly #payloads: PayloadCodec
   #engine: Engine | undefined
   #documents!: Documents
+  #handOvers!: HandOvers
+  #reloads = new Reloads()
+  #storesLater = new WeakSet<Document>()
   #instance: Hocuspocus | undefined
   #handleConnection: HandleConnection | undefined
+  #drain: Drain | undefined
   #drained: Promise<void> | undefined
-  #turns: StoreTurns | undefined
   #destroyed: Promise<void> | undefined
 
   #sockets = new Map<number, ClientSocket>()
@@ -183,7 +192,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   /**
    * Tells of `owned`, `lost`, `takeover` (a document), `resync`, `serverUp`, `serverDown` (another server), as they
-   * happen: for logs and metrics.
+   * happen: for logs and metrics. `failed`: this server is out of the cluster for good (another process has taken its
+   * serverId while it was cut off, or memory ran out). Its sockets are closed; end the process, and start it again.
    */
   on(event: NewsKind, listener: (news: News) => void): this {
     this.#news.on(event, listener)
@@ -251,7 +261,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   #addSocket(real: RealSocket, request: SerializedHTTPRequest, context: unknown, connect: Connect): ClientSocket {
     const engine = this.#start()
-    if (this.#options.failClosed && !engine.isMember()) setImmediate(() => real.close(1013, 'Try Again Later'))
+    const isOut = engine.isClosed || (this.#options.failClosed && !engine.isMember())
+    if (isOut) setImmediate(() => real.close(1013, 'Try Again Later'))
     const id = ++this.#lastSocket
     const lazily = (socket: SocketForHocuspocus) => this.#lazyConnection(socket, () => connect(socket))
     const client = new ClientSocket(id, real, engine, lazily)
@@ -299,7 +310,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     instance.handleConnection = (incoming, request, context) => this.#accept(incoming as RealSocket & WebSocket, request, context)
     this.#wrap(instance)
     this.#start()
-    this.#documents.serve(instance)
+    this.#handOvers.serve(instance)
   }
 
   /** Makes Hocuspocus act on instances where it acts on names, and drain where it would send clients away. */
@@ -341,30 +352,50 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   }
 
   /** Claims the document, or rejects the load with an error that names the owner. */
-  async onLoadDocument({ document, instance }: Pick<onLoadDocumentPayload, 'document' | 'instance'>): Promise<void> {
+  async onLoadDocument(payload: onLoadDocumentPayload): Promise<void> {
+    if (!payload.document.isLoading) return // again: see Reloads
     this.#start()
-    await this.#documents.load(instance, document)
+    await this.#documents.load(payload.instance, payload.document)
+    this.#reloads.loaded(payload)
+  }
+
+  async afterLoadDocument({ document }: Pick<afterLoadDocumentPayload, 'document'>): Promise<void> {
+    this.#documents.watchChanges(document)
   }
 
   /** Redis is asked before each store: what this server has lost is not stored. */
   async onStoreDocument(payload: onStoreDocumentPayload): Promise<void> {
-    const { document, documentName, instance } = payload
+    const { document, documentName } = payload
     const notOurs = () => new SkipFurtherHooksError(`document "${documentName}" is owned by another server now`)
     if (this.#documents.isLost(document)) throw notOurs()
-    if (this.#turns && !(await this.#turns.wait(document))) throw notOurs()
+    if (this.#drain && !(await this.#drain.turns.wait(document))) throw notOurs()
     try {
       this.#start()
       await this.#documents.confirm(documentName)
+      await this.#reloads.whole(document)
     } catch (error) {
       if ((error as AffinityError).code === 'AFF_EOWNED' || this.#documents.isLost(document)) throw notOurs()
-      // Redis can't say: the document stays in memory, and is stored when it can.
-      const again = () => {
-        if (!this.#destroyed && !document.isDestroyed) void instance.storeDocumentHooks(document, payload, true)
-      }
-      setTimeout(again, RETRY_STORE_MS).unref()
+      this.#storeLater(payload)
       throw error
     }
     if (this.#documents.isLost(document)) throw notOurs()
+    this.#documents.storing(document)
+  }
+
+  /** Redis can't say whose the document is: it stays in memory, and is stored when Redis can. */
+  #storeLater(payload: onStoreDocumentPayload): void {
+    const { document, instance } = payload
+    if (this.#storesLater.has(document)) return
+    this.#storesLater.add(document)
+    const again = () => {
+      this.#storesLater.delete(document)
+      if (!this.#engine!.isClosed && !document.isDestroyed) void instance.storeDocumentHooks(document, payload, true)
+    }
+    setTimeout(again, RETRY_STORE_MS).unref()
+  }
+
+  async afterStoreDocument({ document }: Pick<afterStoreDocumentPayload, 'document'>): Promise<void> {
+    this.#documents.stored(document)
   }
 
   /** Ends the document's use: its lease is released with the last one. */
@@ -381,45 +412,12 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
    * `Server.destroy()` too; call it before a process ends otherwise.
    */
   async drain(): Promise<void> {
-    this.#drained ??= this.#drain()
-    await this.#drained
-  }
-
-  async #drain(): Promise<void> {
     const instance = this.#instance
     if (!instance || !this.#engine) return
-    await this.#engine.ready().catch(() => {})
-    this.#turns = new StoreTurns()
-    this.#engine.drain()
-    const started = Date.now()
-    const left = () => Math.max(0, this.#options.drainTimeout - (Date.now() - started))
-    const waiting = [...instance.documents.values()]
-    const worker = async () => {
-      for (let next = waiting.pop(); next && left() > 0; next = waiting.pop()) {
-        await this.#leave(instance, next).catch((error) => console.error('[RedisServerAffinity] drain:', error))
-      }
-    }
-    await within(left(), Promise.all(Array.from({ length: DRAIN_AT_ONCE }, worker)))
-    await within(left(), this.#documents.settled())
-    if (left() > 0) return
-    // Time is over: what has not moved fails over, from what its clients and the store have.
-    for (const name of [...instance.documents.keys()]) this.#evict(name, false)
-  }
-
-  /** Stores a document, frees its lease, and gives the rest to whoever owns it next. */
-  async #leave(instance: Hocuspocus, document: Document): Promise<void> {
-    const { name } = document
-    let changed = false
-    const { debouncer } = instance
-    const id = `onStoreDocument-${name}`
-    // A store that is running or waiting takes this turn; else one that is due. What comes later is handed over.
-    const isWaiting = this.#turns!.give(document)
-    document.on('update', () => (changed = true))
-    if (isWaiting || !debouncer.isDebounced(id)) await document.saveMutex.waitForUnlock()
-    else await debouncer.executeNow(id)
-    this.#turns!.end(document)
-    await this.#engine!.leave(name)
-    this.#evict(name, changed || document.directConnectionsCount > 0)
+    const evict = (name: string, handOver: boolean) => this.#evict(name, handOver)
+    this.#drain ??= new Drain(instance, this.#engine, this.#documents, this.#handOvers, evict, this.#options.drainTimeout)
+    this.#drained ??= this.#drain.run()
+    await this.#drained
   }
 
   /** Leaves the cluster: leases are freed, proxy sockets closed, and the connections to Redis end. */
@@ -430,6 +428,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   async #destroy(): Promise<void> {
     clearInterval(this.#failClosedTimer)
+    await this.#drained
+    if (this.#engine && !this.#engine.isClosed) await within(FLUSH_MS, this.#handOvers.settled())
     await this.#engine?.stop()
     for (const proxy of [...this.#proxies.values()]) proxy.closed(1001, 'server is going away')
     // Nothing serves them any more: their clients connect to another server.
@@ -447,6 +447,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const aliveEvery = Math.max(50, Math.min(15_000, Math.floor(timeout / 4)))
     this.#engine = new Engine(this.#options, aliveEvery, this.#events)
     this.#documents = new Documents(this.#engine)
+    this.#handOvers = new HandOvers(this.#engine, this.#documents)
     if (this.#options.failClosed) this.#watchMembership()
     return this.#engine
   }
@@ -483,11 +484,22 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     proxyAlive: (id) => this.#proxies.get(id)?.connection.alive(),
     closeProxy: (id, code, reason) => this.#proxies.get(id)?.closed(code, reason),
     lost: (name) => this.#evict(name, true),
-    news: (kind, news) => void this.#news.emit(kind, news),
+    reload: (name) => {
+      const document = this.#documents.instanceOf(name)
+      if (document) this.#reloads.reload(document)
+    },
+    failed: (error) => {
+      for (const client of [...this.#sockets.values()]) client.close(1012, 'Service Restart')
+      this.#news.emit('failed', { error })
+    },
+    news: (kind, news) => {
+      if (kind === 'owned') this.#documents.renewed(news.documentName!, news.epoch!)
+      this.#news.emit(kind, news)
+    },
     runEvent: (token, name, documentName, packed) => {
       const run = async () => {
         if (name === MERGE_EVENT) {
-          await this.#documents.receive(this.#instance!, documentName, packed.slice())
+          await this.#handOvers.receive(documentName, packed.slice())
           return new Uint8Array()
         }
         const event = this.#payloads.unpack(packed)
@@ -511,19 +523,10 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     if (!document || !instance) return
     if (instance.documents.get(name) === document) instance.documents.delete(name)
     for (const connection of document.getConnections()) connection.close({ code: 4205, reason: 'Reset Connection' })
-    const done = handOver ? this.#documents.handOver(document) : Promise.resolve(document.destroy())
-    void done.then(() => instance.hooks('afterUnloadDocument', { instance, documentName: name })).catch(() => {})
+    if (handOver) void this.#handOvers.begin(document)
+    else document.destroy()
+    void instance.hooks('afterUnloadDocument', { instance, documentName: name }).catch(() => {})
   }
-}
-
-function within(ms: number, work: Promise<unknown>): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms)
-    void work.finally(() => {
-      clearTimeout(timer)
-      resolve()
-    })
-  })
 }
 
 function headerOf(request: SerializedHTTPRequest, name: string): string | undefined {

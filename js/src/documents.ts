@@ -1,32 +1,7 @@
 import type { Document, Hocuspocus } from '@hocuspocus/server'
-import { applyUpdate, encodeStateAsUpdate } from 'yjs'
 import { AffinityError } from './errors.js'
 import type { Engine } from './engine.js'
 import { NOT_OWNER_REASON } from './hocuspocus.js'
-
-/** The internal event by which the state of a document goes to its new owner. No custom event has such a name. */
-export const MERGE_EVENT = '\0merge'
-
-/** What one message between servers can hold. */
-const MAX_STATE = 64 * 1024 * 1024
-
-/** How long a document that was given up waits for its next owner. */
-const NEW_OWNER_WITHIN_MS = 1000
-
-/** How long a hand-over gathers updates of a lost document before it sends them. */
-const GATHER_MS = 50
-
-/** How far a lost instance is on its way to its owner. */
-interface HandOver {
-  /** Since the last merge began. */
-  changed: boolean
-  merging: boolean
-  /** A store has begun before the document was lost. */
-  storing: boolean
-}
-
-const isBehind = ({ changed, merging, storing }: HandOver) => changed || merging || storing
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 
 /** Why this server keeps documents: loaded instances, and holds of lockDocument. The engine counts the rest. */
 export class Documents {
@@ -34,8 +9,9 @@ export class Documents {
   #loaded = new Map<string, Set<Document>>()
   #lost = new WeakSet<Document>()
   #holds = new Map<string, Set<object>>()
-  #handOvers = new Set<HandOver>()
   #epochs = new Map<string, number>()
+  /* How many changes an instance has had; how many of them the last store has seen, and the last that ended well. */
+  #changes = new WeakMap<Document, { made: number; storing: number; stored: number }>()
 
   constructor(private readonly engine: Engine) {}
 
@@ -48,16 +24,26 @@ export class Documents {
     return this.#lost.has(document)
   }
 
+  /** The instance that is loaded here, if this server has not lost it. */
+  instanceOf(name: string): Document | undefined {
+    return [...(this.#loaded.get(name) ?? [])].at(-1)
+  }
+
   /** Asks Redis whether the document is this server's; resolves with its epoch. */
   async confirm(name: string): Promise<number> {
     const epoch = await this.engine.confirm(name)
-    if (this.#epochs.has(name)) this.#epochs.set(name, epoch)
+    this.renewed(name, epoch)
     return epoch
   }
 
   /** The epoch under which this server owns a document that is loaded or held here, as last heard of Redis. */
   epochOf(name: string): number | undefined {
     return this.#epochs.get(name)
+  }
+
+  /** The engine has claimed the document anew by itself. */
+  renewed(name: string, epoch: number): void {
+    if (this.#epochs.has(name)) this.#epochs.set(name, epoch)
   }
 
   #forgetEpoch(name: string): void {
@@ -126,6 +112,37 @@ export class Documents {
     }
   }
 
+  // ---- storing ----------------------------------------------------------------------------------------
+
+  /** From here on changes count: what came before was loaded. */
+  watchChanges(document: Document): void {
+    const changes = { made: 0, storing: 0, stored: 0 }
+    this.#changes.set(document, changes)
+    document.on('update', () => changes.made++)
+  }
+
+  storing(document: Document): void {
+    const changes = this.#changes.get(document)
+    if (changes) changes.storing = changes.made
+  }
+
+  stored(document: Document): void {
+    const changes = this.#changes.get(document)
+    if (changes) changes.stored = changes.storing
+  }
+
+  /** Counts as a change; returns its number. */
+  touch(document: Document): number {
+    const changes = this.#changes.get(document)
+    return changes ? ++changes.made : 0
+  }
+
+  /** Has no store that ended well seen the changes up to that one, or up to the last one? */
+  isUnstored(document: Document, upTo?: number): boolean {
+    const changes = this.#changes.get(document)
+    return changes !== undefined && changes.stored < (upTo ?? changes.made)
+  }
+
   // ---- losing -----------------------------------------------------------------------------------------
 
   /**
@@ -140,81 +157,5 @@ export class Documents {
     this.#holds.delete(name)
     this.#epochs.delete(name)
     return instances.at(-1)
-  }
-
-  /**
-   * Gives all that a lost instance holds to the document's owner, and what direct connections still write to
-   * it; then it is destroyed. Merging is safe: what the owner has already changes nothing. The owner stores
-   * with each merge. So a store that was under way here, and may have ended after the owner's, is followed by
-   * one more merge.
-   */
-  async handOver(document: Document): Promise<void> {
-    const state: HandOver = { changed: true, merging: false, storing: document.saveMutex.isLocked() }
-    this.#handOvers.add(state)
-    document.on('update', () => (state.changed = true))
-    if (state.storing) void document.saveMutex.waitForUnlock().then(() => Object.assign(state, { storing: false, changed: true }))
-    while (isBehind(state) || document.directConnectionsCount > 0) {
-      if (state.changed) await this.#tryToMerge(document, state)
-      await pause(GATHER_MS)
-    }
-    this.#handOvers.delete(state)
-    if (!document.isDestroyed) document.destroy()
-  }
-
-  async #tryToMerge(document: Document, state: HandOver): Promise<void> {
-    state.changed = false
-    state.merging = true
-    try {
-      await this.#merge(document)
-    } catch (error) {
-      state.changed = true
-      console.warn(`[RedisServerAffinity] document "${document.name}" could not be handed over yet: ${(error as Error).message}`)
-    }
-    state.merging = false
-  }
-
-  async #merge(document: Document): Promise<void> {
-    const { name } = document
-    const size = encodeStateAsUpdate(document).length
-    if (size > MAX_STATE) {
-      console.error(`[RedisServerAffinity] document "${name}" is too large to be handed over: ${size} bytes`)
-      return
-    }
-    const emit = (onlyIfOpen: boolean) => this.engine.emit(MERGE_EVENT, name, encodeStateAsUpdate(document), onlyIfOpen, true)
-    const deadline = Date.now() + NEW_OWNER_WITHIN_MS
-    let outcome = await emit(true)
-    while (!outcome.here && !outcome.open && Date.now() < deadline) {
-      await pause(GATHER_MS)
-      outcome = await emit(true)
-    }
-    if (!outcome.here && !outcome.open) outcome = await emit(false)
-    if (!outcome.here) return
-    // Nobody wants it: this server has it once more, and the state goes to the store through a new instance.
-    try {
-      await this.receive(this.#instanceFor(), name, encodeStateAsUpdate(document))
-    } finally {
-      this.engine.unuse(name, 'event')
-    }
-  }
-
-  #instanceFor: () => Hocuspocus = () => {
-    throw new AffinityError('AFF_EINVAL', 'no Hocuspocus')
-  }
-
-  /** The Hocuspocus whose documents these are. */
-  serve(instance: Hocuspocus): void {
-    this.#instanceFor = () => instance
-  }
-
-  /** At the new owner: merges what a former one has sent. */
-  async receive(instance: Hocuspocus, name: string, update: Uint8Array): Promise<void> {
-    const connection = await instance.openDirectConnection(name, {})
-    await connection.transact((document) => applyUpdate(document, update))
-    await connection.disconnect()
-  }
-
-  /** Resolves when owners have all that lost instances hold; direct connections may still have these open. */
-  async settled(): Promise<void> {
-    while ([...this.#handOvers].some(isBehind)) await pause(GATHER_MS)
   }
 }

@@ -19,6 +19,10 @@ export interface EngineEvents {
   proxyAlive(proxy: number): void
   closeProxy(proxy: number, code: number, reason: string): void
   lost(documentName: string): void
+  /** Owned again, but others may have stored it in between. */
+  reload(documentName: string): void
+  /** The engine has ended by itself: nothing is served here any more. */
+  failed(error: AffinityError): void
   news(kind: NewsKind, news: News): void
   runEvent(token: number, name: string, documentName: string, payload: Uint8Array): void
 }
@@ -29,7 +33,7 @@ const PLACES: Record<number, Place> = { [k.ROUTE_HERE]: 'here', [k.ROUTE_RECALL]
 
 /** What happened, for logs and metrics; the order is that of aff_news in core/aff.h. */
 const NEWS = ['owned', 'lost', 'takeover', 'resync', 'serverUp', 'serverDown'] as const
-export type NewsKind = (typeof NEWS)[number]
+export type NewsKind = (typeof NEWS)[number] | 'failed'
 export interface News {
   /** With `owned`, `lost` and `takeover`. */
   documentName?: string
@@ -37,6 +41,8 @@ export interface News {
   server?: string
   /** The document's epoch; with `takeover`, the dead owner's. */
   epoch?: number
+  /** With `failed`: why this server is out of the cluster until its process starts again. */
+  error?: AffinityError
 }
 
 export type Use = 'hold' | 'loaded' | 'event'
@@ -113,6 +119,11 @@ export class Engine {
   /** Is this server's membership valid right now, by its own clock? */
   isMember(): boolean {
     return native.now() < native.validUntil(this.#handle)
+  }
+
+  /** Has it been stopped, or failed? */
+  get isClosed(): boolean {
+    return this.#stopping
   }
 
   stats(): Record<string, number> {
@@ -284,6 +295,8 @@ export class Engine {
         return this.#settleClaim(request, status, name(), bytes)
       case k.ON_LOST:
         return events.lost(document())
+      case k.ON_RELOAD:
+        return events.reload(document())
       case k.ON_EVENT_RUN:
         return events.runEvent(request, name(), document(), data)
       case k.ON_EVENT_LOCAL:
@@ -359,6 +372,7 @@ export class Engine {
     console.error('[RedisServerAffinity]', error.message)
     this.#settleReady.reject(error)
     this.#finish()
+    this.events.failed(error)
   }
 
   /** Nothing more will come: everyone who waits is told, and the thread ends. */

@@ -78,6 +78,7 @@ type ConstantName =
   | 'ON_PROXY_CLOSE'
   | 'ON_CLAIMED'
   | 'ON_LOST'
+  | 'ON_RELOAD'
   | 'ON_EVENT_RUN'
   | 'ON_EVENT_LOCAL'
   | 'ON_EVENT_DONE'

@@ -40,7 +40,7 @@ enum { A, B, C, D };
 typedef struct input {
     struct input *next;
     aff_event event;
-    aff_value values[2];
+    aff_value values[3];
     char text[2][512];
 } input;
 
@@ -281,7 +281,7 @@ static inline void post(server *s, const aff_event *event) {
     in->event.data = own(event->data);
     aff_slice sockets = own(aff__slice(event->sockets, event->count * sizeof(uint32_t)));
     in->event.sockets = (const uint32_t *)(const void *)sockets.data;
-    assert_true(event->value_count <= 2);
+    assert_true(event->value_count <= 3);
     for (size_t v = 0; v < event->value_count; v++) {
         in->values[v] = event->values[v];
         in->values[v].string = own(event->values[v].string);
@@ -294,7 +294,8 @@ static inline void post(server *s, const aff_event *event) {
 static inline void input_free(input *in) {
     aff_slice slices[] = {in->event.document,   in->event.name,
                           in->event.data,       aff__slice(in->event.sockets, 0),
-                          in->values[0].string, in->values[1].string};
+                          in->values[0].string, in->values[1].string,
+                          in->values[2].string};
     for (size_t i = 0; i < sizeof(slices) / sizeof(*slices); i++) {
         free((void *)(uintptr_t)slices[i].data);
     }
@@ -420,14 +421,18 @@ static inline void redis_claim(cluster *c, server *s, uint64_t request, const af
     uint64_t clock = 1700000000000000u + (c->now + (uint64_t)c->clock_offset) * 1000;
     clock += c->commands_run; /* each takes a microsecond */
     epoch = (epoch > clock ? epoch : clock) + 1;
+    bytes before = {0};
+    if (e) set(&before, slice(&e->value));
     char record[512];
     int len = snprintf(record, sizeof(record), "%llu %.*s %.*s", (unsigned long long)epoch,
                        (int)argv[1].len, (const char *)argv[1].data, (int)argv[2].len,
                        (const char *)argv[2].data);
     remember_epoch(c, argv[0], epoch);
     redis_set(c, argv[0], aff__slice(record, (size_t)len), number(argv[5]));
-    aff_value values[2] = {integer(1), string(aff__slice(record, (size_t)len))};
-    reply(s, request, 0, 2, values);
+    aff_value values[3] = {integer(1), string(aff__slice(record, (size_t)len)),
+                           string(slice(&before))};
+    reply(s, request, 0, 3, values);
+    free(before.data);
 }
 
 static inline int64_t redis_listeners(cluster *c, aff_slice channel) {
@@ -968,6 +973,7 @@ static inline void act_on(cluster *c, server *s, const aff_action *act) {
             trace(s->trace, "lost:%s", word(act->document));
             unload(s, word(act->document));
             break;
+        case AFF_ACT_RELOAD: trace(s->trace, "reload:%s", word(act->document)); break;
         case AFF_ACT_EVENT_RUN:
             trace(s->trace, "run:%llu:%s:%s:%s", request, word(act->name), word(act->document),
                   word(act->data));

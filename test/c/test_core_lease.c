@@ -388,7 +388,7 @@ static void a_record_that_vanished_is_noticed_by_its_refresh(void **state) {
     expect_client(c, 1, ""); /* under the new epoch without noticing, whether local */
     expect_client(c, 2, ""); /* or not */
     edit(c, 2, "doc", "x");
-    expect(c, A, "proxy:1:doc:x");
+    expect(c, A, "reload:doc proxy:1:doc:x");
     cluster_free(c);
 }
 

@@ -126,18 +126,104 @@ describe('drain', () => {
     await scene.check(HOME)
   })
 
+  test('H12 server.destroy() waits for what a direct connection has written, and not for its end', async (t) => {
+    const scene = await startScene(t, { lockTTL: 10_000, each: { s1: patient } })
+    await scene.warm()
+    scene.leaving.add('s1')
+    const { s1 } = scene.server
+    const edit = scene.note('doc-1', 'd')
+    // A second document of s1's goes at the same time, and has nothing to hand over.
+    await s1.run(async ({ hocuspocus, kept }, edit) => {
+      kept.other = await hocuspocus.openDirectConnection('other', {})
+      kept.direct = await hocuspocus.openDirectConnection('doc-1', {})
+      kept.direct.document.transact(() => kept.direct.document.getText('text').insert(0, edit))
+    }, edit)
+    const started = performance.now()
+    await within(s1.destroy(), 'destroy', 15_000)
+    assert.ok(performance.now() - started < 5000, 'long before drainTimeout')
+    await s1.kill('SIGKILL')
+    await scene.flows(performance.now())
+    await scene.check(HOME)
+  })
+
+  for (const [what, drainTimeout] of [['a store that hangs', 800], ['no time at all', 0]]) {
+    test(`H12 with ${what}: at drainTimeout the document moves unstored; no CLOSE reaches a client elsewhere`, async (t) => {
+      const setup = ({ kept }) => ({ beforeWrite: async () => kept.hang && new Promise(() => {}) })
+      const scene = await startScene(t, { lockTTL: 10_000, drainTimeout, setup })
+      await scene.warm()
+      scene.leaving.add('s1')
+      if (drainTimeout > 0) await scene.server.s1.run(({ kept }) => void (kept.hang = true))
+      await within(scene.server.s1.destroy(), 'destroy', 8000)
+      await scene.flows(performance.now())
+      await scene.server.s1.kill('SIGKILL')
+      await scene.check(HOME)
+      assert.deepEqual(scene.closesOfDocuments(), [])
+    })
+  }
+
+  test('H12 a document that is still being loaded when the drain begins moves too', async (t) => {
+    const setup = ({ kept }) => ({ beforeLoad: async () => kept.gate })
+    const scene = await startScene(t, { lockTTL: 10_000, setup })
+    const { s1, s2 } = scene.server
+    await scene.warm()
+    await s1.run(({ kept }) => void (kept.gate = new Promise((resolve) => (kept.open = resolve))))
+    await s1.lockDocument('late')
+    const late = connect({ url: s2.url, name: 'late' })
+    t.after(() => late.destroy())
+    await until(() => s1.run(({ hocuspocus }) => hocuspocus.loadingDocuments.has('late')), { what: 's1 loads it' })
+    scene.leaving.add('s1')
+    const destroyed = s1.destroy()
+    await until(async () => !(await s1.documents()).includes('doc-1'), { what: 'the drain has begun' })
+    type(late, 'early bird')
+    await s1.run(({ kept }) => kept.open())
+    await within(destroyed, 'destroy', 8000)
+    await s1.kill('SIGKILL')
+    await until(() => late.unsyncedChanges === 0 && scene.cluster.store.text('late') === 'early bird', { what: 'it is stored elsewhere' })
+    assert.deepEqual([...late.closes, ...late.denied, ...late.socket.closes], [])
+    await scene.check(HOME)
+  })
+
+  test('H12 what a failed store has not stored is not dropped: it is stored as soon as that works', async (t) => {
+    const setup = ({ kept }) => ({
+      beforeWrite: async () => {
+        if (!kept.broken) return
+        kept.failures = (kept.failures ?? 0) + 1
+        throw new Error('the database says no')
+      },
+    })
+    const scene = await startScene(t, { lockTTL: 10_000, setup })
+    const { s1 } = scene.server
+    const failures = () => s1.run(({ kept }) => kept.failures ?? 0)
+    await scene.warm()
+    await s1.run(({ kept }) => void (kept.broken = true))
+    const ann = await synced(connect({ url: s1.url, name: 'alone' }))
+    type(ann, 'x')
+    ann.destroy()
+    // Nobody else has it.
+    await until(async () => (await failures()) > 0 && (await s1.connections('alone')) === 0)
+    scene.leaving.add('s1')
+    const destroyed = s1.destroy()
+    const before = await failures()
+    await until(async () => (await failures()) > before, { what: 's1 tries again' })
+    await s1.run(({ kept }) => void (kept.broken = false))
+    await within(destroyed, 'destroy', 8000)
+    await s1.kill('SIGKILL')
+    assert.equal(scene.cluster.store.text('alone'), 'x')
+    await scene.check(HOME)
+  })
+
   test('the last server leaves: there is nobody to take its documents; they are stored', async (t) => {
     const scene = await startScene(t, { lockTTL: 10_000 })
     await scene.warm()
     scene.rest()
-    await scene.settle()
-    const expected = text(scene.provider('bob', 'doc-1'))
+    assert.deepEqual((await scene.settle()).wrong, [])
+    const expected = ['doc-1', 'doc-2', 'doc-3'].map((name) => text(scene.provider('bob', name)))
     for (const serverId of ['s1', 's2', 's3']) scene.leaving.add(serverId)
     for (const serverId of ['s1', 's2', 's3']) {
       await within(scene.server[serverId].destroy(), `${serverId} leaves`, 15_000)
       await scene.server[serverId].kill('SIGKILL')
     }
-    assert.equal(scene.cluster.store.text('doc-1'), expected)
+    assert.deepEqual(['doc-1', 'doc-2', 'doc-3'].map((name) => scene.cluster.store.text(name)), expected)
     assert.deepEqual(await scene.redis.client.keys('rsa*'), [])
   })
 })

@@ -259,6 +259,13 @@ class Scene {
     return stores.filter((serverId, index) => serverId !== stores[index - 1])
   }
 
+  /** CLOSE messages that clients of living servers have had for single documents: a provider never recovers from one. */
+  closesOfDocuments() {
+    return Object.values(this.clients).flatMap((client) =>
+      this.leaving.has(client.at) ? [] : [...client.documents].flatMap(([document, provider]) => provider.closes.map(() => `${client.name} ${document}`)),
+    )
+  }
+
   // ---- how it ended -------------------------------------------------------------------------------------
 
   /**

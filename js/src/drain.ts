@@ -1,0 +1,100 @@
+import type { Document, Hocuspocus } from '@hocuspocus/server'
+import type { Documents } from './documents.js'
+import type { Engine } from './engine.js'
+import type { HandOvers } from './handover.js'
+import { StoreTurns } from './turns.js'
+import { within } from './within.js'
+
+const AT_ONCE = 8
+const LOOK_AGAIN_MS = 20
+/** What freeing the remaining leases may take when the time is over. */
+const LAST_LEAVE_MS = 500
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
+
+/** A server hands on all that it has: each document is stored, its lease is freed, and the rest goes to its next owner. */
+export class Drain {
+  readonly turns = new StoreTurns()
+  readonly #until: number
+  #taken = new Set<Document>()
+
+  /** @param evict ends the instance of a document that is owned here no more; with what was not stored handed over */
+  constructor(
+    private readonly instance: Hocuspocus,
+    private readonly engine: Engine,
+    private readonly documents: Documents,
+    private readonly handOvers: HandOvers,
+    private readonly evict: (name: string, handOver: boolean) => void,
+    timeout: number,
+  ) {
+    this.#until = Date.now() + timeout
+  }
+
+  async run(): Promise<void> {
+    await within(this.#left(), this.engine.ready().catch(() => {}))
+    this.engine.drain()
+    await within(this.#left(), Promise.all(Array.from({ length: AT_ONCE }, () => this.#work())))
+    await this.#leaveTheRest()
+  }
+
+  #left(): number {
+    return Math.max(0, this.#until - Date.now())
+  }
+
+  /**
+   * One document after the other, those included that are still being loaded when the drain begins, and those that
+   * come back because nobody wants what they hand over.
+   */
+  async #work(): Promise<void> {
+    const { documents, loadingDocuments } = this.instance
+    while (this.#left() > 0 && (documents.size + loadingDocuments.size > 0 || this.handOvers.areBehind)) {
+      const next = [...documents.values()].find((document) => !this.#taken.has(document))
+      if (!next) {
+        await pause(LOOK_AGAIN_MS)
+        continue
+      }
+      this.#taken.add(next)
+      await this.#leave(next).catch((error) => console.error('[RedisServerAffinity] drain:', error))
+    }
+  }
+
+  /** Stores a document, frees its lease, and gives what was not stored to whoever owns it next. */
+  async #leave(document: Document): Promise<void> {
+    const { name } = document
+    const { debouncer } = this.instance
+    const id = `onStoreDocument-${name}`
+    // A store that is running or waiting takes this turn; else one that is due. What comes later is handed over.
+    const isWaiting = this.turns.give(document)
+    if (isWaiting || !debouncer.isDebounced(id)) await document.saveMutex.waitForUnlock()
+    else await debouncer.executeNow(id)
+    this.turns.end(document)
+    await this.#free(document)
+    if (this.instance.documents.get(name) !== document) return
+    this.evict(name, this.documents.isUnstored(document) || document.directConnectionsCount > 0)
+  }
+
+  /** Not while Redis is asked about the lease, or away. */
+  async #free(document: Document): Promise<void> {
+    while (this.instance.documents.get(document.name) === document) {
+      const done = await this.engine.leave(document.name).then(
+        () => true,
+        () => false,
+      )
+      if (done || this.#left() === 0) return
+      await pause(LOOK_AGAIN_MS)
+    }
+  }
+
+  /**
+   * Time is over: the rest moves unstored, with what it has handed over as far as that goes. Where not even a lease
+   * can be freed, documents fail over, from what their clients and the store have.
+   */
+  async #leaveTheRest(): Promise<void> {
+    const names = [...this.instance.documents.keys()]
+    if (names.length === 0) return
+    const leaves = names.map((name) => this.engine.leave(name).catch(() => {}))
+    await within(LAST_LEAVE_MS, Promise.all(leaves))
+    for (const name of names) this.evict(name, true)
+    await within(LAST_LEAVE_MS, this.handOvers.settled())
+  }
+}

@@ -1,0 +1,152 @@
+import type { Document, Hocuspocus } from '@hocuspocus/server'
+import { applyUpdate, encodeStateAsUpdate, mergeUpdates } from 'yjs'
+import type { Documents } from './documents.js'
+import type { Engine } from './engine.js'
+import { AffinityError } from './errors.js'
+
+/** The internal event by which the state of a document goes to its new owner. No custom event has such a name. */
+export const MERGE_EVENT = '\0merge'
+
+/** What one message between servers can hold. */
+const MAX_STATE = 64 * 1024 * 1024
+
+/** How long a document that was given up waits for its next owner. */
+const NEW_OWNER_WITHIN_MS = 1000
+const LOOK_AGAIN_MS = 50
+
+/** How long updates of a lost document are gathered; after failures twice as long each time. */
+const GATHER_MS = 100
+const GATHER_MAX_MS = 5000
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
+
+/** A lost instance on its way to its document's owner. */
+class HandOver {
+  /** What the owner may not have: all, or what has come since it was sent all. */
+  #all = true
+  #updates: Uint8Array[] = []
+  #sending = false
+  /** A store that has begun before the document was lost, and may end after the owner's. */
+  #storing: boolean
+
+  constructor(readonly document: Document) {
+    document.on('update', (update: Uint8Array) => this.#updates.push(update))
+    this.#storing = document.saveMutex.isLocked()
+    if (this.#storing) void document.saveMutex.waitForUnlock().then(() => this.#stored())
+  }
+
+  /** The owner stores with each merge: so what has just been written here is not what stays. */
+  #stored(): void {
+    this.#storing = false
+    this.#all = true
+  }
+
+  get isBehind(): boolean {
+    return this.#all || this.#updates.length > 0 || this.#sending || this.#storing
+  }
+
+  get isOver(): boolean {
+    return !this.isBehind && this.document.directConnectionsCount === 0
+  }
+
+  /** Sends what the owner may not have. */
+  async send(merge: (update: Uint8Array) => Promise<void>): Promise<void> {
+    if (!this.#all && this.#updates.length === 0) return
+    const all = this.#all
+    const updates = this.#updates
+    this.#all = false
+    this.#updates = []
+    this.#sending = true
+    try {
+      await merge(all ? encodeStateAsUpdate(this.document) : mergeUpdates(updates))
+    } catch (error) {
+      this.#all ||= all
+      this.#updates = [...updates, ...this.#updates]
+      throw error
+    } finally {
+      this.#sending = false
+    }
+  }
+}
+
+/** A living server that has lost a document gives its owner all that it holds of it. */
+export class HandOvers {
+  #running = new Set<HandOver>()
+  #instance: Hocuspocus | undefined
+
+  constructor(
+    private readonly engine: Engine,
+    private readonly documents: Documents,
+  ) {}
+
+  /** The Hocuspocus whose documents these are. */
+  serve(instance: Hocuspocus): void {
+    this.#instance = instance
+  }
+
+  /**
+   * Gives all that a lost instance holds to the document's owner, and what direct connections still write to
+   * it; then it is destroyed. Merging is safe: what the owner has already changes nothing.
+   */
+  async begin(document: Document): Promise<void> {
+    const handOver = new HandOver(document)
+    this.#running.add(handOver)
+    const merge = (update: Uint8Array) => this.#merge(document.name, update)
+    let wait = GATHER_MS
+    for (let isClosed = false; !handOver.isOver && !isClosed; ) {
+      await handOver.send(merge).then(
+        () => (wait = GATHER_MS),
+        (error: AffinityError) => {
+          isClosed = error.code === 'AFF_ECLOSED'
+          wait = Math.min(2 * wait, GATHER_MAX_MS)
+          console.warn(`[RedisServerAffinity] document "${document.name}" could not be handed over${isClosed ? '' : ' yet'}: ${error.message}`)
+        },
+      )
+      await pause(wait)
+    }
+    this.#running.delete(handOver)
+    if (!document.isDestroyed) document.destroy()
+  }
+
+  /** Do lost instances hold what their owners may not have? */
+  get areBehind(): boolean {
+    return [...this.#running].some((handOver) => handOver.isBehind)
+  }
+
+  /** Resolves when owners have all; direct connections may still have lost instances open. */
+  async settled(): Promise<void> {
+    while (this.areBehind) await pause(LOOK_AGAIN_MS)
+  }
+
+  async #merge(name: string, update: Uint8Array): Promise<void> {
+    if (update.length > MAX_STATE) {
+      console.error(`[RedisServerAffinity] document "${name}" is too large to be handed over: ${update.length} bytes`)
+      return
+    }
+    const emit = (onlyIfOpen: boolean) => this.engine.emit(MERGE_EVENT, name, update, onlyIfOpen, true)
+    const deadline = Date.now() + NEW_OWNER_WITHIN_MS
+    let outcome = await emit(true)
+    while (!outcome.here && !outcome.open && Date.now() < deadline) {
+      await pause(LOOK_AGAIN_MS)
+      outcome = await emit(true)
+    }
+    if (!outcome.here && !outcome.open) outcome = await emit(false)
+    if (!outcome.here) return
+    // Nobody wants it: this server has it once more, and the state goes to the store through a new instance.
+    try {
+      await this.receive(name, update)
+    } finally {
+      this.engine.unuse(name, 'event')
+    }
+  }
+
+  /** At the owner: merges what a former one has sent, and stores. Fails if it is not stored: the sender keeps it. */
+  async receive(name: string, update: Uint8Array): Promise<void> {
+    const connection = await this.#instance!.openDirectConnection(name, {})
+    const document = connection.document!
+    await connection.transact(() => applyUpdate(document, update))
+    const merged = this.documents.touch(document)
+    await connection.disconnect()
+    if (this.documents.isUnstored(document, merged)) throw new AffinityError('AFF_EEVENT', `document "${name}" could not be stored`)
+  }
+}
