@@ -352,15 +352,17 @@ void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name) {
     release(e, doc);
 }
 
-/* The lease is free: whoever claims it next owns the document. */
+/* The lease is free: whoever claims it next owns the document. The app is told last: it ends its
+ * connections then, and what they say must not reach clients whose routes have moved. */
 static void left(aff_engine *e, aff__doc *doc, int status) {
-    answer_left(e, doc->left, status);
+    uint64_t request = doc->left;
     doc->left = 0;
     drop_uses(doc);
     doc->answering = true;
     aff__served_lost(e, doc);
     move_local_routes(e, doc);
     doc->answering = false;
+    answer_left(e, request, status);
 }
 
 /* This server has lost a document that the app counted on. */

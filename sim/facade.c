@@ -384,7 +384,7 @@ typedef struct {
 static void answered(server *s, emitted *e) {
     sim *w = s->w;
     if (e->answers++ > 0) sim_fail(w, "I33: an event of %s is answered twice", s->name);
-    if (w->now > e->deadline) sim_fail(w, "I33: an event of %s is answered late", s->name);
+    if (w->now > e->deadline + s->stood_us - e->stood_us) sim_fail(w, "I33: an event of %s is answered late", s->name);
 }
 
 static void count_run(server *s, emitted *e) {
@@ -440,20 +440,20 @@ void facade_emit(server *s, int name) {
     unsigned number = w->event_count++;
     emitted *e = &w->events[number];
     uint64_t patience = s->config.event_ttl_ms * MS * 106 / 100 + 2 * (uint64_t)SECOND;
-    *e = (emitted){.server = s->index, .life = s->life, .at = w->now, .deadline = w->now + patience};
+    *e = (emitted){.server = s->index, .life = s->life, .at = w->now, .deadline = w->now + patience, .stood_us = s->stood_us};
     sim_trace(w, s->name, "emits event %u for %s", number, w->names[name].name);
     event_run *run = sim_alloc(w, sizeof(*run));
     *run = (event_run){.s = s, .event = e, .name = name};
     w->totals.events++;
     char text[16];
     snprintf(text, sizeof(text), "%u", number);
-    aff_slice document = aff__str(w->names[name].name);
+    aff_slice name_text = aff__str(w->names[name].name);
     if (hocus_named(s, name)->current) {
         e->deadline += s->config.lock_ttl_ms * MS;
         uint64_t request = facade_ask(s, event_claimed, run);
         facade_post(s, &(aff_event){.type = AFF_EV_CLAIM,
                                     .request = request,
-                                    .document = document,
+                                    .document = name_text,
                                     .use = AFF_USE_EVENT});
         return;
     }
@@ -461,7 +461,7 @@ void facade_emit(server *s, int name) {
     facade_post(s, &(aff_event){.type = AFF_EV_EMIT,
                                 .request = request,
                                 .name = aff__str("ping"),
-                                .document = document,
+                                .document = name_text,
                                 .data = aff__str(text),
                                 .flag = chance(w, 300)});
 }

@@ -36,6 +36,26 @@ static void crash(sim *w, server *s) {
     sim_at(w, some_time(w, 15000), NULL, NULL, starts_again, s, 0);
 }
 
+/* What its application does, when its JavaScript gets to it. */
+static void application_does(sim *w, void *arg, uint64_t number) {
+    server *s = arg;
+    int name = (int)(number & 0xff);
+    if (!s->is_ready || w->heals) return;
+    switch (number >> 8) {
+        case 0: facade_drain(s, true); return;
+        case 1: facade_hold(s, name); return;
+        case 2: facade_emit(s, name); return;
+        case 3: facade_write(s, name); return;
+        default: facade_announce(s, name); return;
+    }
+}
+
+static void application(sim *w, server *s, uint64_t what) {
+    if (!s->engine) return;
+    uint64_t number = what << 8 | (unsigned)any_name(w);
+    sim_at(w, w->now, s, &s->js, application_does, s, number);
+}
+
 static void replica_is_promoted(sim *w, void *arg, uint64_t number) {
     (void)arg, (void)number;
     if (w->heals) return;
@@ -80,26 +100,26 @@ static void do_one(sim *w) {
             return;
         case 13:
             if (s->engine && count_living(w) > 1 && chance(w, 600)) {
-                facade_drain(s, true);
+                application(w, s, 0);
                 sim_at(w, w->now + 12 * SECOND + below(w, 5000) * (uint64_t)MS, NULL, NULL,
                        starts_again, s, 0);
             }
             return;
         case 14:
         case 15:
-            if (s->engine && s->is_ready) facade_hold(s, any_name(w));
+            application(w, s, 1);
             return;
         case 16:
         case 17:
         case 18:
-            if (s->engine && s->is_ready) facade_emit(s, any_name(w));
+            application(w, s, 2);
             return;
         case 19:
         case 20:
-            if (s->engine && s->is_ready) facade_write(s, any_name(w));
+            application(w, s, 3);
             return;
         default:
-            if (s->engine && s->is_ready) facade_announce(s, any_name(w));
+            application(w, s, 4);
             return;
     }
 }

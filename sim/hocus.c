@@ -376,7 +376,7 @@ void hocus_receive(hocus *h, aff_slice data) {
     if (h->is_closed) return;
     aff__client_frame frame;
     AFF_ASSERT(aff__parse_client_frame(data, &frame));
-    if (frame.type == STATELESS) watch_stateless(w, h->s, stateless_in(&frame));
+    if (!h->is_proxy) watch_stateless(h->s, data);
     hocus_address *a = find_address(h, word(frame.address));
     if (!a) a = new_address(h, word(frame.address));
     if (a->phase == ESTABLISHED) {
@@ -594,10 +594,9 @@ void hocus_evict(server *s, int name, bool hand_over) {
 /* ---- Draining ---------------------------------------------------------------------------------------------- */
 
 static void left(server *s, void *arg, const aff_action *a) {
-    (void)a;
     instance *i = arg;
     s->facade->leaving--;
-    if (!i->is_lost) {
+    if (!i->is_lost && a->status == 0) {
         hocus_evict(s, i->name, i->changes_sent != i->document.changes || i->direct > 0);
     }
 }

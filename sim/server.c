@@ -92,8 +92,10 @@ void server_push(server *s, thread *t, const item *template) {
         a->document = sim_copy(w, a->document);
         a->name = sim_copy(w, a->name);
         a->data = sim_copy(w, a->data);
-        aff_slice sockets = sim_copy(w, aff__slice(a->sockets, a->count * sizeof(uint32_t)));
-        if (a->type == AFF_ACT_SEND) a->sockets = (const uint32_t *)(const void *)sockets.data;
+        if (a->type == AFF_ACT_SEND) {
+            aff_slice sockets = sim_copy(w, aff__slice(a->sockets, a->count * sizeof(uint32_t)));
+            a->sockets = (const uint32_t *)(const void *)sockets.data;
+        }
     }
     *t->end = it;
     t->end = &it->next;
@@ -396,6 +398,7 @@ static void perform(server *s, const aff_action *a) {
             return;
         case AFF_ACT_LOG:
         case AFF_ACT_NEWS: return;
+        case AFF_ACT_PROXY_FRAME: watch_stateless(s, a->data); /* fall through */
         default: server_push(s, &s->js, &(item){.kind = FOR_FACADE, .action = *a}); return;
     }
 }
@@ -446,6 +449,7 @@ void server_stall(server *s, uint64_t until) {
     sim *w = s->w;
     if (!s->engine || s->js.blocked_until >= until) return;
     sim_trace(w, s->name, "JavaScript hangs for %llu ms", (unsigned long long)(until - w->now) / MS);
+    s->stood_us += until - w->now;
     s->js.blocked_until = until;
     uint64_t watch_at = w->now + s->stall_limit + below(w, (unsigned)(s->stall_limit / 10));
     sim_at(w, watch_at, s, NULL, on_watch, s, 0);
@@ -457,6 +461,7 @@ void server_pause(server *s, uint64_t until) {
     if (!s->engine || s->paused_until > w->now) return;
     sim_trace(w, s->name, "stands still for %llu ms", (unsigned long long)(until - w->now) / MS);
     bool long_enough = until - w->now > s->stall_limit;
+    s->stood_us += until - w->now;
     s->paused_until = s->io.blocked_until = until;
     if (s->js.blocked_until < until) s->js.blocked_until = until;
     /* Which of its threads runs first? The watch may find JavaScript silent for long. */

@@ -83,6 +83,7 @@ struct server {
     unsigned life;              /* of the process; what an earlier one has begun never happens */
     bool is_ready, drains, leaves, cut;
     bool announced_stall;      /* the engine was told that JavaScript hangs */
+    uint64_t stood_us;         /* how long its threads have stood still in all */
     uint64_t started, base_ms; /* its clock: base_ms at `started`, and */
     uint64_t rate_ppm;         /* so many microseconds for a million */
     uint64_t timer_at;         /* when its I/O thread wants to be woken; UINT64_MAX: never */
@@ -135,7 +136,7 @@ typedef struct {
 typedef struct {
     int server;
     unsigned life, answers, runs;
-    uint64_t at, deadline;
+    uint64_t at, deadline, stood_us; /* `stood_us`: of its server, then */
     int ran_at;
     unsigned ran_life;
     uint64_t token;
@@ -254,9 +255,9 @@ void faults_heal(sim *w);
 /* ---- watch.c ------------------------------------------------------------------------------------- */
 
 void watch_step(server *s);  /* after each turn of an I/O thread */
-void watch_store(sim *w, int name, int server, uint64_t epoch, uint64_t confirmed_at);
+void watch_store(sim *w, int name, int by, uint64_t epoch, uint64_t confirmed_at);
 void watch_grant(sim *w, server *s, aff_slice key, aff_slice record);
-void watch_stateless(sim *w, server *s, aff_slice text);
+void watch_stateless(server *s, aff_slice frame); /* an owner gets it */
 void watch_frame(person *p, int index, const aff__client_frame *frame);
 void watch_closed(person *p, unsigned code);
 bool watch_is_in_sync(sim *w, bool explain);

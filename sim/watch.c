@@ -55,22 +55,27 @@ void watch_grant(sim *w, server *s, aff_slice key, aff_slice record) {
 }
 
 /* I28: a store by an older epoch after one by a newer was confirmed before the newer was granted. */
-void watch_store(sim *w, int name, int server, uint64_t epoch, uint64_t confirmed_at) {
+void watch_store(sim *w, int name, int by, uint64_t epoch, uint64_t confirmed_at) {
     const document_info *d = &w->names[name];
     if (epoch >= d->stored_epoch) return;
     w->totals.late_stores++;
     for (unsigned g = 0; g < d->grants && g < 64; g++) {
         if (d->granted_epoch[g] != d->stored_epoch || d->granted_at[g] > confirmed_at) continue;
         sim_fail(w, "I28: %s stores %s under %llu after %llu, which was granted before",
-                 w->servers[server].name, d->name, (unsigned long long)epoch,
+                 w->servers[by].name, d->name, (unsigned long long)epoch,
                  (unsigned long long)d->stored_epoch);
     }
 }
 
 /* I30: what a client says arrives at owners in order: each message first after those before it. */
-void watch_stateless(sim *w, server *s, aff_slice text) {
+void watch_stateless(server *s, aff_slice data) {
+    sim *w = s->w;
     unsigned socket, index, number;
-    if (sscanf(word(text), "%u.%u.%u", &socket, &index, &number) != 3) return;
+    aff__client_frame frame;
+    AFF_ASSERT(aff__parse_client_frame(data, &frame));
+    if (frame.type != STATELESS ||
+        sscanf(word(stateless_in(&frame)), "%u.%u.%u", &socket, &index, &number) != 3)
+        return;
     person *p = person_of(w, socket);
     if (p->socket != socket || index >= OPEN_MAX) return;
     if (number > p->heard[index] + 1) {
