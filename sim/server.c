@@ -309,6 +309,7 @@ static void connect_listener(sim *w, void *arg, uint64_t generation) {
 static void break_commands(server *s) {
     redis_link *link = &s->commands;
     if (!link->up) return;
+    s->w->cuts++;
     link->up = false;
     link->generation++;
     for (unsigned i = 0; i < link->asked_count; i++) {

@@ -175,7 +175,8 @@ struct sim {
     int64_t socket_of[1024];
     /* Redis */
     redis_data redis, replica;
-    bool redis_down, has_replica, redis_was_lost;
+    bool redis_down, redis_was_lost;
+    unsigned cuts; /* connections that broke: what was asked then may have happened, or not */
     int64_t redis_clock_ms;
     uint64_t redis_commands;
     /* What this seed is like. */
