@@ -136,7 +136,8 @@ typedef enum {
     AFF_EV_ROUTE_END,    /* `socket`, `name`: the local Hocuspocus ended this address */
     AFF_EV_ROUTE_STATE,  /* `socket`, `name`; `data`: u8 (1: authenticated, 2: read-only), the
                             provider's counter, its last Auth, SyncStep1 and Awareness frames,
-                            in lib0's encodings */
+                            how many SyncStep1s of the owner it has yet to answer, in lib0's
+                            encodings */
     /* From the app: the owner's side. */
     AFF_EV_PROXY_SEND,  /* `sockets[count]`: proxy sockets of one document; `data`: one frame */
     AFF_EV_PROXY_CLOSE, /* `socket`: the proxy; `code`, `data`: the reason */

@@ -410,6 +410,7 @@ static bool get_state(aff_slice rest, aff__shim *shim) {
         !aff__get_bytes(&rest, &auth) || !aff__get_bytes(&rest, &step1) ||
         !aff__get_bytes(&rest, &awareness))
         return false;
+    aff__get_u32(&rest, &shim->questions);
     shim->authenticated = flags & 1;
     shim->readonly = flags & 2;
     shim->auth.len = shim->step1.len = shim->awareness.len = 0;
@@ -598,13 +599,20 @@ static bool on_refuse(aff_engine *e, aff__peer *peer, aff_slice rest) {
     return true;
 }
 
-/* The owner has lost the document to another server. */
+static void rescue_route(aff_engine *e, aff__route *route, aff_slice frames);
+
+/* The owner has lost the document to another server. It has read nothing of it that was sent behind
+ * batch `seq`. */
 static bool on_moved(aff_engine *e, aff__peer *peer, aff_slice rest) {
     uint32_t socket;
-    uint64_t epoch;
-    if (!aff__get_u32(&rest, &socket) || !aff__get_uint(&rest, &epoch)) return false;
+    uint64_t epoch, seq;
+    if (!aff__get_u32(&rest, &socket) || !aff__get_uint(&rest, &epoch) ||
+        !aff__get_uint(&rest, &seq))
+        return false;
     aff__route *route = route_at(e, socket, rest, epoch, peer);
     if (!route) return true;
+    if (peer != e->self) rescue_route(e, route, aff__link_sent_after(peer, seq));
+    if (!find_route(e, socket, rest)) return true; /* too much to hold: the socket is closed */
     aff__doc_doubt(e, route->doc->item.key, peer);
     aff__route_move(e, route);
     return true;
@@ -764,23 +772,46 @@ bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff
 
 /* ---- Links and time -------------------------------------------------------------------------- */
 
-static void rescue(aff_engine *e, const aff__peer *peer, aff_slice rest) {
+/* Whose stateless message is this frame to `peer`? NULL: it is something else, or for nobody. */
+static aff__route *stateless_of(aff_engine *e, const aff__peer *peer, aff_slice *rest) {
+    uint8_t type;
     uint32_t socket;
     uint64_t epoch;
     aff__client_frame frame;
-    bool readable = aff__get_u32(&rest, &socket) && aff__get_uint(&rest, &epoch) &&
-                    aff__parse_client_frame(rest, &frame);
-    if (!readable || frame.type != AFF_HP_STATELESS) return;
+    bool readable = aff__get_u8(rest, &type) && type == AFF_FRAME_DATA &&
+                    aff__get_u32(rest, &socket) && aff__get_uint(rest, &epoch) &&
+                    aff__parse_client_frame(*rest, &frame);
+    if (!readable || frame.type != AFF_HP_STATELESS) return NULL;
     aff__route *route = find_route(e, socket, frame.address);
     bool was_sent = route && route->state == AFF_ROUTE_REMOTE && route->visit->peer == peer;
-    if (was_sent) hold(e, route, rest);
+    return was_sent ? route : NULL;
 }
 
 void aff__routes_rescue(aff_engine *e, const aff__peer *peer, aff_slice frames) {
     aff_slice frame;
     while (aff__get_bytes(&frames, &frame)) {
-        uint8_t type;
-        if (aff__get_u8(&frame, &type) && type == AFF_FRAME_DATA) rescue(e, peer, frame);
+        aff__route *route = stateless_of(e, peer, &frame);
+        if (route) hold(e, route, frame);
+    }
+}
+
+static void rescue_route(aff_engine *e, aff__route *route, aff_slice frames) {
+    const aff__peer *peer = route->visit->peer;
+    aff_slice frame;
+    while (aff__get_bytes(&frames, &frame)) {
+        if (stateless_of(e, peer, &frame) == route && !hold(e, route, frame)) return;
+    }
+}
+
+void aff__route_returned(aff_engine *e, uint32_t socket, const aff__client_frame *frame,
+                         aff_slice data) {
+    aff__route *route = find_route(e, socket, frame->address);
+    if (!route || frame->type != AFF_HP_STATELESS) return;
+    bool moves = route->state == AFF_ROUTE_REMOTE && route->visit->peer == e->self;
+    if (moves) {
+        hold(e, route, data); /* MOVED is on its way */
+    } else {
+        on_client_frame(e, route, frame, data);
     }
 }
 

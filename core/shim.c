@@ -19,7 +19,8 @@
  *
  * The provider counts what is not acknowledged: SyncStep1 sets its counter to 1, an Update adds 1,
  * a SyncStatus of 1 subtracts 1. The shim counts along. The acknowledgement of the SyncStep2
- * settles all that the former owners had not acknowledged.
+ * settles all that the former owners had not acknowledged. Each SyncStep1 of an owner is answered by
+ * one SyncStep2: those that answer a former owner are dropped, so that none is acknowledged in vain.
  */
 #include "engine.h"
 
@@ -141,12 +142,15 @@ void aff__shim_note(aff__shim *shim, const aff__client_frame *frame, aff_slice d
         shim->unsynced = 1;
     } else if (is_sync(frame) && frame->sub == UPDATE) {
         shim->unsynced++;
+    } else if (is_sync(frame) && frame->sub == STEP2 && shim->questions > 0) {
+        shim->questions--;
     }
 }
 
 bool aff__shim_start(aff_engine *e, aff__shim *shim) {
     aff__list_remove(&shim->by_time);
     shim->forwarded = shim->before_step2 = 0;
+    shim->outdated = shim->questions;
     shim->step2 = false;
     shim->fresh = false;
     bool ask = shim->authenticated && can_be_asked(aff__buf_slice(&shim->auth));
@@ -158,6 +162,10 @@ bool aff__shim_start(aff_engine *e, aff__shim *shim) {
 }
 
 aff__verdict aff__shim_from_client(aff__shim *shim, const aff__client_frame *frame) {
+    if (is_sync(frame) && frame->sub == STEP2 && shim->outdated > 0) {
+        shim->outdated--; /* what it answers to the present owner contains this */
+        return AFF_SWALLOW;
+    }
     switch (shim->phase) {
         case AFF_SHIM_IDLE: return AFF_PASS;
         case AFF_SHIM_TOKEN:
@@ -225,6 +233,7 @@ static aff__verdict on_status(aff__shim *shim, bool applied) {
 }
 
 aff__verdict aff__shim_from_owner(aff__shim *shim, const aff__client_frame *frame) {
+    if (is_sync(frame) && frame->sub == STEP1) shim->questions++;
     if (frame->type == STATUS) return on_status(shim, frame->sub == 1);
     if (frame->type != AFF_HP_AUTH) return AFF_PASS;
     if (frame->sub == AFF_HP_AUTHENTICATED) return on_authenticated(shim, frame);

@@ -127,10 +127,13 @@ static void note_sent(route *r, const aff__client_frame *f, aff_slice data) {
     } else if (is_edits(f) && f->sub == STEP1) {
         r->step1 = data;
         r->unsynced = 1;
+    } else if (is_edits(f) && f->sub == STEP2 && r->questions > 0) {
+        r->questions--;
     }
 }
 
 static void note_received(route *r, const aff__client_frame *f) {
+    if (is_edits(f) && f->sub == STEP1) r->questions++;
     if (f->type == STATUS) {
         if (f->sub == 1 && r->unsynced > 0) r->unsynced--;
     } else if (f->type == AFF_HP_AUTH && f->sub == AFF_HP_AUTHENTICATED) {
@@ -144,7 +147,7 @@ static void note_received(route *r, const aff__client_frame *f) {
 static void forget_state(route *r) {
     r->has_state = r->authenticated = r->readonly = false;
     r->auth = r->step1 = r->cursor = aff__none();
-    r->unsynced = 0;
+    r->unsynced = r->questions = 0;
 }
 
 static void end_if_unused(sim *w, void *arg, uint64_t number) {
@@ -220,6 +223,7 @@ static void tell_state(server *s, uint32_t socket, const route *r) {
     add_text(&state, r->auth);
     add_text(&state, r->step1);
     add_text(&state, r->cursor);
+    add_uint(&state, r->questions);
     facade_post(s, &(aff_event){.type = AFF_EV_ROUTE_STATE,
                                 .socket = socket,
                                 .name = address_of(r->address),
@@ -638,6 +642,10 @@ static void look_whether_drained(sim *w, void *arg, uint64_t number) {
     if ((f->leaving || f->handing) && !over) {
         hocus_after(s, 5 * MS, look_whether_drained, s, 0);
         return;
+    }
+    if (over) { /* what has not moved fails over; nobody may hear that it is closed */
+        while (f->proxies) end_proxy(s, f->proxies);
+        facade_close_all(s, 1012);
     }
     for (int n = 0; n < w->name_count && over; n++) hocus_evict(s, n, false);
     if (f->leaves) leave_cluster(s);

@@ -19,7 +19,7 @@ typedef struct route {
     /* ClientState of js/src/frames.ts */
     bool has_state, authenticated, readonly;
     aff_slice auth, step1, cursor;
-    uint32_t unsynced;
+    uint32_t unsynced, questions;
 } route;
 
 typedef struct client_socket {

@@ -23,6 +23,7 @@ static uint64_t some_time(sim *w, unsigned most_ms) {
     return w->now + (1 + below(w, chance(w, 700) ? most_ms / 8 + 1 : most_ms)) * (uint64_t)MS;
 }
 
+/* Its operator sees to it; also where a former run of it has still been a member. */
 static void starts_again(sim *w, void *arg, uint64_t number) {
     (void)number;
     server *s = arg;
@@ -135,9 +136,16 @@ void faults_plan(sim *w, uint64_t until) {
     sim_at(w, w->now + 2 * SECOND, NULL, NULL, happens, NULL, until);
 }
 
+static void look_after(sim *w, void *arg, uint64_t number) {
+    (void)arg;
+    for (int i = 0; i < w->server_count; i++) starts_again(w, &w->servers[i], number);
+    if (!w->ends) sim_at(w, w->now + 5 * SECOND, NULL, NULL, look_after, NULL, 0);
+}
+
 /* Nothing new goes wrong, what stands still goes on, who is dead comes back. */
 void faults_heal(sim *w) {
     w->heals = true;
+    sim_at(w, w->now + 5 * SECOND, NULL, NULL, look_after, NULL, 0);
     for (int i = 0; i < w->server_count; i++) {
         server *s = &w->servers[i];
         if (!s->engine) server_start(s);

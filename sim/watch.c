@@ -166,7 +166,10 @@ bool watch_is_in_sync(sim *w, bool explain) {
     for (int n = 0; n < w->name_count; n++) good &= is_name_in_sync(w, n, explain);
     for (int i = 0; i < w->server_count; i++) {
         const server *s = &w->servers[i];
-        if (!s->engine || !s->is_ready || s->leaves || s->drains || facade_is_busy(s)) good = false;
+        good &= !differs(w, explain, s->name, "is ready", s->engine && s->is_ready, true);
+        if (!s->engine) continue;
+        good &= !differs(w, explain, s->name, "is leaving", s->leaves || s->drains, false);
+        good &= !differs(w, explain, s->name, "is busy", facade_is_busy(s), false);
     }
     for (unsigned e = 0; e < w->event_count; e++) {
         const server *s = &w->servers[w->events[e].server];
