@@ -158,6 +158,7 @@ static void feed(aff_engine *e, uint32_t socket, aff__buf held) {
 
 static void close_socket(aff_engine *e, aff__socket *socket, uint16_t code, const char *reason);
 static void on_route_over(aff_engine *e, aff__route *route);
+static bool rescue_route(aff_engine *e, aff__route *route, aff_slice frames);
 
 static bool hold(aff_engine *e, aff__route *route, aff_slice frame) {
     aff__socket *socket = route->socket;
@@ -386,7 +387,7 @@ void aff__shims_timeout(aff_engine *e) {
     }
 }
 
-void aff__route_move(aff_engine *e, aff__route *route) {
+static void move(aff_engine *e, aff__route *route) {
     if (route->state == AFF_ROUTE_REMOTE) {
         detach(e, route);
         fail_over(e, route);
@@ -400,6 +401,14 @@ void aff__route_move(aff_engine *e, aff__route *route) {
         look_up(e, route);
     } else if (route->state == AFF_ROUTE_CLOSING) {
         on_route_over(e, route);
+    }
+}
+
+void aff__route_move(aff_engine *e, aff__route *route) {
+    const aff__peer *from = route->state == AFF_ROUTE_REMOTE && route->visit ? route->visit->peer : NULL;
+    if (!from || from == e->self ||
+        rescue_route(e, route, aff__link_sent_after(from, from->acked_seq))) {
+        move(e, route);
     }
 }
 
@@ -599,8 +608,6 @@ static bool on_refuse(aff_engine *e, aff__peer *peer, aff_slice rest) {
     return true;
 }
 
-static void rescue_route(aff_engine *e, aff__route *route, aff_slice frames);
-
 /* The owner has lost the document to another server. It has read nothing of it that was sent behind
  * batch `seq`. */
 static bool on_moved(aff_engine *e, aff__peer *peer, aff_slice rest) {
@@ -611,10 +618,9 @@ static bool on_moved(aff_engine *e, aff__peer *peer, aff_slice rest) {
         return false;
     aff__route *route = route_at(e, socket, rest, epoch, peer);
     if (!route) return true;
-    if (peer != e->self) rescue_route(e, route, aff__link_sent_after(peer, seq));
-    if (!find_route(e, socket, rest)) return true; /* too much to hold: the socket is closed */
+    if (peer != e->self && !rescue_route(e, route, aff__link_sent_after(peer, seq))) return true;
     aff__doc_doubt(e, route->doc->item.key, peer);
-    aff__route_move(e, route);
+    move(e, route);
     return true;
 }
 
@@ -795,12 +801,14 @@ void aff__routes_rescue(aff_engine *e, const aff__peer *peer, aff_slice frames) 
     }
 }
 
-static void rescue_route(aff_engine *e, aff__route *route, aff_slice frames) {
+/* False: that was too much to hold, and the socket is closed. */
+static bool rescue_route(aff_engine *e, aff__route *route, aff_slice frames) {
     const aff__peer *peer = route->visit->peer;
     aff_slice frame;
     while (aff__get_bytes(&frames, &frame)) {
-        if (stateless_of(e, peer, &frame) == route && !hold(e, route, frame)) return;
+        if (stateless_of(e, peer, &frame) == route && !hold(e, route, frame)) return false;
     }
+    return true;
 }
 
 void aff__route_returned(aff_engine *e, uint32_t socket, const aff__client_frame *frame,

@@ -547,6 +547,11 @@ static void act(server *s, const aff_action *a) {
         case AFF_ACT_EVENT_DONE: on_answer(s, a); return;
         case AFF_ACT_LOST: hocus_evict(s, name_of(s->w, word(a->document)), true); return;
         case AFF_ACT_EVENT_RUN: run_event(s, a); return;
+        case AFF_ACT_NEWS:
+            if (a->status == AFF_NEWS_OWNED) {
+                hocus_owned(s, name_of(s->w, word(a->document)), a->request);
+            }
+            return;
         case AFF_ACT_STOPPED: on_stopped(s); return;
         default: return;
     }

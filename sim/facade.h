@@ -72,6 +72,7 @@ typedef struct instance {
     bool hands_over;
     unsigned direct;
     uint64_t epoch, confirmed_at;
+    uint64_t loaded_under; /* the epoch under which it has taken in what the store has */
     unsigned changes_sent; /* of document.changes, handed over */
     unsigned changes_noticed;
     uint64_t merge_until;
@@ -147,5 +148,6 @@ void hocus_merge(server *s, int name, uint64_t edits, void (*then)(server *, voi
 void hocus_after(server *s, uint64_t us, sim_call call, void *arg, uint64_t number);
 named *hocus_named(server *s, int name);
 void hocus_leave_all(server *s);
+void hocus_owned(server *s, int name, uint64_t epoch);
 
 #endif

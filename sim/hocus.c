@@ -89,7 +89,7 @@ static void load_claimed(server *s, void *arg, const aff_action *a) {
         load_ends(hocus_named(s, i->name), NULL);
         return;
     }
-    i->epoch = a->bytes;
+    i->epoch = i->loaded_under = a->bytes;
     i->is_tracked = true;
     sim_at(s->w, s->w->now + takes(s->w, s->w->store_us) / 2, s, NULL, reads, i, 0);
 }
@@ -176,6 +176,26 @@ static void store_again(sim *w, void *arg, uint64_t number) {
     if (!i->is_destroyed && !i->s->facade->stopping) debounce_store(i, true, NULL, NULL);
 }
 
+static void ask_redis(store_run *run);
+static void notice_changes(instance *i);
+
+static void was_read_again(sim *w, void *arg, uint64_t stored) {
+    store_run *run = arg;
+    instance *i = run->document;
+    sim_trace(w, i->s->name, "takes in what is stored of %s: %llx", info(i)->name,
+              (unsigned long long)stored);
+    document_merge(&i->document, stored, facade_mouth(i->s));
+    notice_changes(i);
+    ask_redis(run);
+}
+
+static void reads_again(sim *w, void *arg, uint64_t number) {
+    (void)number;
+    instance *i = ((store_run *)arg)->document;
+    sim_at(w, w->now + takes(w, w->store_us) / 2, i->s, &i->s->js, was_read_again, arg,
+           info(i)->stored);
+}
+
 static void confirmed(server *s, void *arg, const aff_action *a) {
     store_run *run = arg;
     instance *i = run->document;
@@ -190,6 +210,11 @@ static void confirmed(server *s, void *arg, const aff_action *a) {
         return;
     }
     i->epoch = a->bytes;
+    if (i->loaded_under != i->epoch) { /* somebody else may have stored in between */
+        i->loaded_under = i->epoch;
+        sim_at(w, w->now + takes(w, w->store_us) / 2, s, NULL, reads_again, run, 0);
+        return;
+    }
     i->confirmed_at = info(i)->confirmed_at[s->index];
     database_write *b = sim_alloc(w, sizeof(*b));
     *b = (database_write){.run = run,
@@ -264,6 +289,12 @@ static void notice_changes(instance *i) {
     if (i->changes_noticed == i->document.changes) return;
     i->changes_noticed = i->document.changes;
     debounce_store(i, false, NULL, NULL);
+}
+
+/* A document that is loaded already has a new epoch. */
+void hocus_owned(server *s, int name, uint64_t epoch) {
+    instance *i = hocus_named(s, name)->current;
+    if (i && i->is_tracked && i->loaded_under != epoch) debounce_store(i, true, NULL, NULL);
 }
 
 /* ---- Connections -------------------------------------------------------------------------------------- */

@@ -29,24 +29,23 @@ static const char *who(const person *p) {
 /* ---- Sending -------------------------------------------------------------------------------------- */
 
 typedef struct {
-    person *p;
+    server *to;
     item_kind kind;
     uint32_t socket;
     aff_slice frame;
 } upward;
 
 static void arrives(sim *w, void *arg, uint64_t number) {
-    (void)number;
+    (void)w, (void)number;
     const upward *u = arg;
-    server *s = &w->servers[u->p->server];
-    server_push(s, &s->js, &(item){.kind = u->kind, .socket = u->socket, .data = u->frame});
+    server_push(u->to, &u->to->js, &(item){.kind = u->kind, .socket = u->socket, .data = u->frame});
 }
 
 static void send_up(person *p, item_kind kind, aff_slice frame) {
     sim *w = p->w;
     upward *u = sim_alloc(w, sizeof(*u));
-    *u = (upward){.p = p, .kind = kind, .socket = p->socket, .frame = sim_copy(w, frame)};
     server *s = &w->servers[p->server];
+    *u = (upward){.to = s, .kind = kind, .socket = p->socket, .frame = sim_copy(w, frame)};
     uint64_t at = in_turn(w, &p->up, takes(w, w->net_us));
     if (!s->engine || s->life != p->server_life) return;
     sim_at(w, at, s, NULL, arrives, u, 0);

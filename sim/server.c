@@ -397,8 +397,7 @@ static void perform(server *s, const aff_action *a) {
             set(&s->channel, a->name);
             subscribe(s);
             return;
-        case AFF_ACT_LOG:
-        case AFF_ACT_NEWS: return;
+        case AFF_ACT_LOG: return;
         case AFF_ACT_PROXY_FRAME: watch_stateless(s, a->data); /* fall through */
         default: server_push(s, &s->js, &(item){.kind = FOR_FACADE, .action = *a}); return;
     }
