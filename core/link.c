@@ -64,7 +64,7 @@ static void restart(aff__peer *peer, uint64_t session) {
     aff__buf_free(&peer->fragment);
     peer->acked_at = peer->queue_at = 0;
     peer->out_seq = peer->out_bytes = peer->acked_seq = 0;
-    peer->in_seq = peer->in_bytes = 0;
+    peer->in_seq = peer->told_seq = peer->in_bytes = 0;
     peer->out_limit = peer->in_limit = WINDOW_MIN;
     peer->ack_wanted = peer->broken = peer->missing = false;
 }
@@ -237,7 +237,12 @@ static bool is_waiting(const aff__peer *peer) {
     return peer->acked_seq < peer->out_seq || unsent(peer) > 0;
 }
 
-/* Publishes a batch under its number; with no frames, a beat under that of the last batch. */
+/*
+ * Publishes a batch under its number; with no frames, a beat under that of the last batch.
+ *
+ * What is acknowledged is forgotten by its sender. A MOVED that is still to come may ask for it
+ * back, so the last batch alone acknowledges anew.
+ */
 static void publish(aff_engine *e, aff__peer *peer, uint64_t seq, aff_slice frames,
                     unsigned flags) {
     aff__buf *out = &e->scratch;
@@ -251,7 +256,8 @@ static void publish(aff_engine *e, aff__peer *peer, uint64_t seq, aff_slice fram
     put_process(out, peer->process);
     aff__put_uint(out, peer->session);
     aff__put_uint(out, seq);
-    aff__put_uint(out, peer->in_seq);
+    if (unsent(peer) == 0 && seq == peer->out_seq) peer->told_seq = peer->in_seq;
+    aff__put_uint(out, peer->told_seq);
     aff__put_uint(out, peer->in_limit);
     aff__put(out, frames.data, frames.len);
     aff_slice channel = aff__key(e, "Link", aff__str(peer->process));
@@ -303,10 +309,10 @@ aff_slice aff__link_sent_after(const aff__peer *peer, uint64_t seq) {
 
 static void send_batch(aff_engine *e, aff__peer *peer, aff_slice batch) {
     uint32_t size = (uint32_t)batch.len;
-    publish(e, peer, ++peer->out_seq, batch, 0);
-    aff__put(&peer->sizes, &size, sizeof(size));
     peer->out_bytes += batch.len;
     peer->queue_at += batch.len;
+    publish(e, peer, ++peer->out_seq, batch, 0);
+    aff__put(&peer->sizes, &size, sizeof(size));
 }
 
 /* Everything that is not acknowledged, again. */

@@ -54,7 +54,7 @@ static bool should_unload(const instance *i) {
 
 static void unload(instance *i) {
     named *n = hocus_named(i->s, i->name);
-    if (!should_unload(i) || n->current != i) return;
+    if (!should_unload(i) || n->current != i || i->is_unstored) return;
     sim_trace(i->s->w, i->s->name, "unloads %s", info(i)->name);
     n->current = NULL;
     destroy(i);
@@ -200,11 +200,13 @@ static void confirmed(server *s, void *arg, const aff_action *a) {
     store_run *run = arg;
     instance *i = run->document;
     sim *w = s->w;
+    i->is_unstored = false;
     if (a->status == AFF_EOWNED || i->is_lost) {
         store_ends(run, true); /* SkipFurtherHooksError */
         return;
     }
     if (a->status != 0) {
+        i->is_unstored = true;
         hocus_after(s, RETRY_STORE_MS * MS, store_again, i, 0);
         store_ends(run, false);
         return;
