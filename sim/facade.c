@@ -618,7 +618,7 @@ void facade_hold(server *s, int name) {
 static void process_ends(sim *w, void *arg, uint64_t number) {
     (void)number;
     server *s = arg;
-    bool in_good_order = s->facade->leaves && !facade_is_busy(s);
+    bool in_good_order = s->facade->leaves && !s->facade->leave_failed && !facade_is_busy(s);
     for (int n = 0; n < w->name_count; n++) {
         if (in_good_order) w->names[n].must |= w->names[n].by[s->index];
     }

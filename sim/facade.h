@@ -122,6 +122,7 @@ struct facade {
     pending *requests;
     uint64_t last_request;
     bool drains, leaves, stopping, stopped, was_member;
+    bool leave_failed; /* Redis was away: a document could not be left */
     uint64_t drain_until;
     unsigned leaving, handing;
     size_t taken; /* bytes that were delivered */

@@ -629,6 +629,7 @@ void hocus_evict(server *s, int name, bool hand_over) {
 static void left(server *s, void *arg, const aff_action *a) {
     instance *i = arg;
     s->facade->leaving--;
+    if (a->status != 0) s->facade->leave_failed = true;
     if (!i->is_lost && a->status == 0) {
         hocus_evict(s, i->name, i->changes_sent != i->document.changes || i->direct > 0);
     }

@@ -3,6 +3,8 @@
  *
  *   sim seed <n>              one seed, with its trace
  *   sim swarm <count> [from]  many, on all cores; the seeds that fail, and how many there were
+ *   sim first <count>         the first seed that fails, alone; nothing where all pass
+ *   sim golden <folder>       the traces of all scenarios
  */
 #include <signal.h>
 #include <stdio.h>
@@ -11,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "sim.h"
+#include "scenarios.h"
 
 enum { FAILURES_SHOWN = 10 };
 
@@ -19,7 +21,6 @@ typedef struct {
     uint64_t next, limit; /* seeds */
     uint64_t running[64]; /* by worker */
     sim_totals totals;
-    double cpu;
 } shared;
 
 static sim world; /* large */
@@ -50,6 +51,14 @@ static void work(shared *all, int worker) {
     }
 }
 
+static shared *new_shared(uint64_t from, uint64_t count) {
+    shared *all = mmap(NULL, sizeof(*all), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    AFF_ASSERT(all != MAP_FAILED);
+    all->next = from;
+    all->limit = from + count;
+    return all;
+}
+
 static pid_t fork_worker(shared *all, int worker) {
     fflush(NULL);
     pid_t pid = fork();
@@ -71,10 +80,7 @@ static double seconds(void) {
 
 /* A worker that dies has found something; another goes on behind it. */
 static int swarm(uint64_t count, uint64_t from) {
-    shared *all = mmap(NULL, sizeof(*all), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    AFF_ASSERT(all != MAP_FAILED);
-    all->next = from;
-    all->limit = from + count;
+    shared *all = new_shared(from, count);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     int workers = cores < 1 ? 1 : cores > 64 ? 64 : (int)cores;
     pid_t pids[64];
@@ -115,6 +121,39 @@ static int swarm(uint64_t count, uint64_t from) {
     return failures ? 1 : 0;
 }
 
+/* For the mutants. */
+static int first_failure(uint64_t count) {
+    shared *all = new_shared(1, count);
+    fflush(NULL);
+    pid_t pid = fork();
+    AFF_ASSERT(pid >= 0);
+    if (pid == 0) {
+        if (!freopen("/dev/null", "w", stderr)) _exit(1);
+        work(all, 0);
+    }
+    int status;
+    waitpid(pid, &status, 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return 1;
+    printf("%llu\n", (unsigned long long)all->running[0]);
+    return 0;
+}
+
+static int golden(const char *folder) {
+    for (int s = 0; scenarios[s].name; s++) {
+        char path[256], *text = NULL;
+        size_t len = 0;
+        snprintf(path, sizeof(path), "%s/%s.trace", folder, scenarios[s].name);
+        scenario_run(&world, &scenarios[s], &text, &len);
+        FILE *file = fopen(path, "w");
+        if (!file || fwrite(text, 1, len, file) != len || fclose(file) != 0) {
+            perror(path);
+            return 1;
+        }
+        free(text);
+    }
+    return 0;
+}
+
 int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOFBF, 1 << 16);
     const char *verb = argc > 1 ? argv[1] : "";
@@ -126,6 +165,9 @@ int main(int argc, char **argv) {
     if (strcmp(verb, "swarm") == 0) {
         return swarm(number, argc > 3 ? strtoull(argv[3], NULL, 10) : 1);
     }
-    fprintf(stderr, "usage: %s seed <n> | swarm <count> [from]\n", argv[0]);
+    if (strcmp(verb, "first") == 0) return first_failure(number);
+    if (strcmp(verb, "golden") == 0 && argc > 2) return golden(argv[2]);
+    fprintf(stderr, "usage: %s seed <n> | swarm <count> [from] | first <count> | golden <folder>\n",
+            argv[0]);
     return 2;
 }

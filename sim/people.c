@@ -91,8 +91,13 @@ static void try_connect(sim *w, void *arg, uint64_t number) {
     int at = find_server(w);
     if (at < 0) {
         sim_at(w, w->now + 500 * MS, NULL, NULL, try_connect, p, 0);
-        return;
+    } else {
+        person_connects(p, at);
     }
+}
+
+void person_connects(person *p, int at) {
+    sim *w = p->w;
     p->is_open = true;
     p->closes = false;
     p->server = at;
@@ -170,16 +175,22 @@ void person_receives(sim *w, uint32_t socket, int from, aff_slice data) {
 
 /* ---- What it does -------------------------------------------------------------------------------------- */
 
-static void open_document(person *p, int index, int name) {
-    sim *w = p->w;
+void person_opens(person *p, int index, const char *address) {
     provider *v = &p->providers[index];
     *v = (provider){.token = p->readonly ? "ro" : "token", .version = p->version};
-    snprintf(v->address, ADDRESS_MAX, chance(w, 250) ? "%s/s%u" : "%s", w->names[name].name, p->id);
+    snprintf(v->address, ADDRESS_MAX, "%s", address);
     p->is_used[index] = true;
     if (p->is_open) start_provider(p, index);
 }
 
-static void types(person *p, int index) {
+static void open_document(person *p, int index, int name) {
+    sim *w = p->w;
+    char address[ADDRESS_MAX];
+    snprintf(address, sizeof(address), chance(w, 250) ? "%s/s%u" : "%s", w->names[name].name, p->id);
+    person_opens(p, index, address);
+}
+
+void person_types(person *p, int index) {
     sim *w = p->w;
     provider *v = &p->providers[index];
     document_info *d = &w->names[name_of(w, v->address)];
@@ -236,7 +247,7 @@ void person_does_something(person *p) {
             if (speaks) provider_points(wire_of(p), v, 1 + below(w, 1000));
             return;
         default:
-            if (p->is_used[index]) types(p, index);
+            if (p->is_used[index]) person_types(p, index);
     }
 }
 
@@ -246,10 +257,6 @@ static void lives(sim *w, void *arg, uint64_t number) {
     if (p->is_gone || w->heals) return;
     person_does_something(p);
     sim_at(w, w->now + 20 * MS + below(w, 1200) * (uint64_t)MS, NULL, NULL, lives, p, 0);
-}
-
-void person_goes_online(person *p) {
-    try_connect(p->w, p, 0);
 }
 
 void person_leaves(person *p) {
@@ -268,7 +275,6 @@ void people_start(sim *w) {
         int name = (int)below(w, (unsigned)w->name_count);
         open_document(p, 0, name);
         if (w->name_count > 1 && chance(w, 400)) open_document(p, 1, (name + 1) % w->name_count);
-        if (w->plan) continue;
         uint64_t at = w->now + below(w, 3000) * (uint64_t)MS;
         sim_at(w, at, NULL, NULL, try_connect, p, 0);
         sim_at(w, at + 300 * MS, NULL, NULL, lives, p, 0);

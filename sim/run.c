@@ -19,11 +19,11 @@ static void draw_world(sim *w) {
     w->fail_closed = chance(w, 150);
     uint64_t lock_ttl = lock_ttls[below(w, 3)], event_ttl = 1000 + below(w, 5000);
     uint64_t proxy_ttl = 5000 + below(w, 25000), stall = (2 + below(w, 10)) * (uint64_t)SECOND;
-    for (int n = 0; n < w->name_count; n++) {
+    for (int n = 0; n < NAMES_MAX; n++) {
         snprintf(w->names[n].name, sizeof(w->names[n].name), "doc%c", 'P' + n);
         w->names[n].fences = chance(w, 300);
     }
-    for (int i = 0; i < w->server_count; i++) {
+    for (int i = 0; i < SERVERS_MAX; i++) {
         server *s = &w->servers[i];
         s->w = w;
         s->index = i;
@@ -38,8 +38,19 @@ static void draw_world(sim *w) {
     }
 }
 
-static void run_until(sim *w, uint64_t until) {
-    while (sim_next(w, until)) continue;
+/* In a scenario nothing but latencies is left to chance. */
+static void lay_out_stage(sim *w) {
+    w->server_count = 3;
+    w->person_count = 2;
+    w->name_count = 1;
+    w->net_us = 2000;
+    w->redis_us = 200;
+    w->thread_us = 50;
+    w->store_us = 1000;
+    w->loss = 0;
+    w->debounce_us = 500 * MS;
+    w->max_debounce_us = 2 * SECOND;
+    w->fail_closed = false;
 }
 
 static void gather_totals(sim *w) {
@@ -62,7 +73,7 @@ static void heal(sim *w) {
     sim_trace(w, "all", "nothing goes wrong any more");
     uint64_t until = w->now + HEALS_WITHIN_S * (uint64_t)SECOND;
     for (int good = 0; good < 2;) {
-        run_until(w, w->now + 1 * SECOND);
+        sim_until(w, 1 * SECOND);
         good = watch_is_in_sync(w, false) ? good + 1 : 0;
         if (w->now < until) continue;
         watch_is_in_sync(w, true);
@@ -81,11 +92,16 @@ static void go_home(sim *w) {
 
 void sim_run(sim *w) {
     draw_world(w);
+    if (w->plan) {
+        lay_out_stage(w);
+        w->plan(w);
+        return;
+    }
     for (int i = 0; i < w->server_count; i++) server_start(&w->servers[i]);
     people_start(w);
-    uint64_t faults_until = w->now + (8 + below(w, 20)) * (uint64_t)SECOND;
-    faults_plan(w, faults_until);
-    run_until(w, faults_until);
+    uint64_t lasts = (8 + below(w, 20)) * (uint64_t)SECOND;
+    faults_plan(w, w->now + lasts);
+    sim_until(w, lasts);
     heal(w);
     go_home(w);
 }

@@ -182,8 +182,11 @@ static void publish(sim *w, const command *c) {
         server *to = &w->servers[i];
         if (!to->engine || !to->listener.known_to_redis) continue;
         if (!aff__equal(slice(&to->channel), c->argv[0])) continue;
-        if (w->loss && !w->heals && chance(w, w->loss)) {
+        bool has_frames = c->argv[1].data[1] & 1;
+        bool is_next = w->lose_next == to && has_frames;
+        if (is_next || (w->loss && !w->heals && chance(w, w->loss))) {
             sim_trace(w, to->name, "a batch for it is lost");
+            if (is_next) w->lose_next = NULL;
             continue;
         }
         command *m = sim_alloc(w, sizeof(*m));

@@ -18,6 +18,8 @@
 #ifndef SIM_H
 #define SIM_H
 
+#include <stdio.h>
+
 #include "document.h"
 #include "redis.h"
 
@@ -160,7 +162,9 @@ typedef struct {
 struct sim {
     uint64_t seed, random, now, order;
     bool traces, heals, ends;
+    FILE *trace_to;
     void (*plan)(sim *w); /* a scenario instead of chance */
+    server *lose_next;    /* the next batch with frames for this server is lost */
     happening *heap;
     size_t heap_len, heap_cap;
     void *chunks; /* memory of this run */
@@ -200,6 +204,8 @@ uint64_t in_turn(sim *w, pipe_order *order, uint64_t latency);
  * its thread, if one is given: when that thread gets to it. */
 void sim_at(sim *w, uint64_t at, server *s, thread *on, sim_call call, void *arg, uint64_t number);
 bool sim_next(sim *w, uint64_t until);
+void sim_until(sim *w, uint64_t us); /* from now */
+void sim_note(sim *w, const char *what); /* a line of its own in the trace */
 __attribute__((format(printf, 3, 4))) void sim_trace(sim *w, const char *who, const char *format,
                                                      ...);
 _Noreturn __attribute__((format(printf, 2, 3))) void sim_fail(sim *w, const char *format, ...);
@@ -239,7 +245,9 @@ bool facade_is_busy(const server *s); /* something is to be stored or handed ove
 /* ---- people.c ------------------------------------------------------------------------------------ */
 
 void people_start(sim *w);
-void person_goes_online(person *p);
+void person_opens(person *p, int index, const char *address);
+void person_connects(person *p, int server);
+void person_types(person *p, int index);
 void person_receives(sim *w, uint32_t socket, int from, aff_slice frame);
 void person_is_closed(sim *w, uint32_t socket, int from, unsigned code);
 void person_does_something(person *p);

@@ -1,8 +1,8 @@
 /* world.c - time, chance, memory and traces of a run. */
 #include "sim.h"
 
+#include <signal.h>
 #include <stdarg.h>
-#include <stdio.h>
 
 /* ---- Memory: given back as a whole --------------------------------------------------------- */
 
@@ -39,11 +39,23 @@ aff_slice sim_copy(sim *w, aff_slice from) {
     return aff__slice(copy, from.len);
 }
 
+/* A broken invariant of the engine aborts: which seed was that? */
+static volatile uint64_t running;
+
+static void tell_seed(int number) {
+    signal(number, SIG_DFL);
+    fprintf(stderr, "failed: make sim SEED=%llu\n", (unsigned long long)running);
+    raise(number);
+}
+
 void sim_init(sim *w, uint64_t seed) {
     memset(w, 0, sizeof(*w));
     w->seed = seed;
     w->random = seed * 0x9e3779b97f4a7c15u + 12345;
     w->now = 100 * (uint64_t)SECOND;
+    w->trace_to = stdout;
+    running = seed;
+    signal(SIGABRT, tell_seed);
 }
 
 void sim_free(sim *w) {
@@ -158,24 +170,33 @@ bool sim_next(sim *w, uint64_t until) {
     return true;
 }
 
+void sim_until(sim *w, uint64_t us) {
+    uint64_t until = w->now + us;
+    while (sim_next(w, until)) continue;
+}
+
 /* ---- Telling ------------------------------------------------------------------------------------- */
 
 void sim_trace(sim *w, const char *who, const char *format, ...) {
     if (!w->traces) return;
     uint64_t t = w->now - 100 * (uint64_t)SECOND;
-    printf("%4llu.%06llu  %-8s ", (unsigned long long)(t / SECOND),
-           (unsigned long long)(t % SECOND), who);
+    fprintf(w->trace_to, "%4llu.%06llu  %-8s ", (unsigned long long)(t / SECOND),
+            (unsigned long long)(t % SECOND), who);
     va_list args;
     va_start(args, format);
-    vprintf(format, args);
+    vfprintf(w->trace_to, format, args);
     va_end(args);
-    putchar('\n');
+    fputc('\n', w->trace_to);
+}
+
+void sim_note(sim *w, const char *what) {
+    if (w->traces) fprintf(w->trace_to, "# %s\n", what);
 }
 
 void sim_fail(sim *w, const char *format, ...) {
     va_list args;
     va_start(args, format);
-    fflush(stdout);
+    fflush(w->trace_to);
     fprintf(stderr, "seed %llu, at %.6f s: ", (unsigned long long)w->seed,
             (double)(w->now - 100 * (uint64_t)SECOND) / SECOND);
     vfprintf(stderr, format, args);

@@ -48,7 +48,7 @@ static cluster *three(const char *version) {
 static void h11_every_client_of_a_killed_owner_goes_on_with_the_next(void **state) {
     (void)state;
     cluster *c = three(NEW);
-    provider_points(c, 1, provider_of(c, 1, "doc"), 7);
+    provider_points(wire_of(c, 1), provider_of(c, 1, "doc"), 7);
     settle(c);
     forget_traces(c);
     kill_server(c, A);
@@ -95,7 +95,7 @@ static void h11_the_counter_of_unsynced_changes_is_settled_exactly(void **state)
             settle(c);
             assert_int_equal(p->unsynced, before + during);
             forget_traces(c);
-            provider_authenticates(c, 1, p);
+            provider_authenticates(wire_of(c, 1), p);
             type(c, 1, "doc", 24); /* right behind it: before the owner's Authenticated */
             edits |= 1ull << 24;
             settle(c);
@@ -121,7 +121,7 @@ static void h11_a_reader_gets_no_acknowledgement_for_what_was_refused(void **sta
     snprintf(reader->address, ADDRESS_MAX, "doc");
     reader->token = "ro";
     reader->version = NEW;
-    provider_authenticates(c, 2, reader);
+    provider_authenticates(wire_of(c, 2), reader);
     settle(c);
     assert_int_equal(reader->unsynced, 0);
     advance(c, 2000);
@@ -157,7 +157,7 @@ static void h23_stateless_messages_are_kept_in_order(void **state) {
     say_stateless(c, 1, "doc", "3"); /* while the client is asked for its token, */
     settle(c);
     c->servers[B].deaf = true;
-    provider_authenticates(c, 1, p);
+    provider_authenticates(wire_of(c, 1), p);
     say_stateless(c, 1, "doc", "4"); /* and before the next owner has accepted */
     c->servers[B].deaf = false;
     settle(c);
@@ -260,7 +260,7 @@ static void h11_a_document_moves_before_the_first_sync(void **state) {
         open_client(c, 1, B);
         provider *p = provider_of(c, 1, "");
         *p = (provider){.address = "doc", .token = "token", .version = versions[v]};
-        provider_authenticates(c, 1, p);
+        provider_authenticates(wire_of(c, 1), p);
         while (!strstr(c->servers[C].trace, "proxy:1:doc:token")) settle_some(c, SERVERS_MAX);
         c->servers[B].deaf = true; /* Authenticated and the move reach it together */
         settle(c);
@@ -334,7 +334,7 @@ static void h11_a_close_of_the_client_ends_its_fail_over(void **state) {
         advance(c, 1000);
         if (when > 0) { /* else: while its token is awaited */
             c->servers[B].silent = c->servers[C].silent = true;
-            provider_authenticates(c, 1, p);
+            provider_authenticates(wire_of(c, 1), p);
         }
         if (when > 1) settle(c);
         p->ended = true;
@@ -345,7 +345,7 @@ static void h11_a_close_of_the_client_ends_its_fail_over(void **state) {
         if (when == 0) assert_int_equal(stats_of(c, B).routes, 0);
         p->ended = false; /* and it may come again */
         p->hangs = false;
-        provider_authenticates(c, 1, p);
+        provider_authenticates(wire_of(c, 1), p);
         advance(c, 100);
         if (when == 0) expect_synced(c, "doc", 7);
         cluster_free(c);
@@ -515,7 +515,7 @@ static void h09_local_clients_go_on_where_the_document_was_taken(void **state) {
     (void)state;
     cluster *c = cluster_of(2);
     join(c, 1, A, "doc", NEW);
-    provider_points(c, 1, provider_of(c, 1, "doc"), 9);
+    provider_points(wire_of(c, 1), provider_of(c, 1, "doc"), 9);
     type(c, 1, "doc", 0);
     advance(c, 2000);
     cut(c, A);
@@ -563,7 +563,7 @@ static void an_address_that_ended_as_it_was_recalled_can_be_opened_again(void **
     assert_int_equal(answer->event.type, AFF_EV_ROUTE_STATE);
     assert_null(a->inbox.first);
     provider *p = provider_of(c, 1, "doc");
-    provider_authenticates(c, 1, p); /* the next one has come meanwhile */
+    provider_authenticates(wire_of(c, 1), p); /* the next one has come meanwhile */
     post(a, &(aff_event){.type = AFF_EV_ROUTE_END, .socket = 1, .name = aff__str("doc")});
     post(a, &answer->event);
     input_free(answer);
