@@ -145,7 +145,6 @@ struct aff__peer {
     uint64_t resent_at; /* when batches were last sent again */
 
     uint64_t in_seq, in_bytes, in_limit;
-    uint64_t told_seq; /* what was acknowledged, of `in_seq` */
     aff__buf fragment; /* a frame in pieces, as far as it has come */
     uint64_t heard_at;
     uint64_t missed_at; /* when a missing batch was last asked for */

@@ -64,7 +64,7 @@ static void restart(aff__peer *peer, uint64_t session) {
     aff__buf_free(&peer->fragment);
     peer->acked_at = peer->queue_at = 0;
     peer->out_seq = peer->out_bytes = peer->acked_seq = 0;
-    peer->in_seq = peer->told_seq = peer->in_bytes = 0;
+    peer->in_seq = peer->in_bytes = 0;
     peer->out_limit = peer->in_limit = WINDOW_MIN;
     peer->ack_wanted = peer->broken = peer->missing = false;
 }
@@ -240,14 +240,15 @@ static bool is_waiting(const aff__peer *peer) {
 /*
  * Publishes a batch under its number; with no frames, a beat under that of the last batch.
  *
- * What is acknowledged is forgotten by its sender. A MOVED that is still to come may ask for it
- * back, so the last batch alone acknowledges anew.
+ * What is acknowledged is forgotten by its sender. A MOVED among the frames that are still to come
+ * may ask for it back: so the last batch alone acknowledges, and tells what is missing.
  */
 static void publish(aff_engine *e, aff__peer *peer, uint64_t seq, aff_slice frames,
                     unsigned flags) {
     aff__buf *out = &e->scratch;
     if (frames.len) flags |= FLAG_FRAMES;
-    if (peer->missing) flags |= FLAG_MISSING;
+    bool is_last = unsent(peer) == 0 && seq == peer->out_seq;
+    if (peer->missing && is_last) flags |= FLAG_MISSING;
     out->len = 0;
     peer->in_limit = credit(e, peer);
     aff__put_u8(out, VERSION);
@@ -256,15 +257,15 @@ static void publish(aff_engine *e, aff__peer *peer, uint64_t seq, aff_slice fram
     put_process(out, peer->process);
     aff__put_uint(out, peer->session);
     aff__put_uint(out, seq);
-    if (unsent(peer) == 0 && seq == peer->out_seq) peer->told_seq = peer->in_seq;
-    aff__put_uint(out, peer->told_seq);
+    aff__put_uint(out, is_last ? peer->in_seq : 0);
     aff__put_uint(out, peer->in_limit);
     aff__put(out, frames.data, frames.len);
     aff_slice channel = aff__key(e, "Link", aff__str(peer->process));
     aff_action *act = aff__act(e, AFF_ACT_PUBLISH, aff__none(), channel, aff__buf_slice(out));
     act->request = aff__remember_ask(e, AFF_ASK_PUBLISHED, NULL, peer->process);
     peer->spoken_at = e->now;
-    peer->ack_wanted = peer->missing = false;
+    peer->ack_wanted = false;
+    if (is_last) peer->missing = false;
     e->stats.batches_out++;
     e->stats.bytes_out += out->len;
 }

@@ -10,7 +10,7 @@
  *   faults.c  what goes wrong, and when
  *   watch.c   the invariants of the cluster (ARCHITECTURE.md, from I28)
  *
- * frames, redis, provider and document are models that the C tests use as well.
+ * frames, redis_model, provider and document are models that the C tests use as well.
  *
  * Time is in microseconds. Everything that takes time goes through sim_at(); what has the same time
  * happens in the order in which it was asked for. A run is a function of its seed.
@@ -21,7 +21,7 @@
 #include <stdio.h>
 
 #include "document.h"
-#include "redis.h"
+#include "redis_model.h"
 
 enum { SERVERS_MAX = 6, PEOPLE_MAX = 8, NAMES_MAX = 3, OPEN_MAX = 2, EVENTS_MAX = 256 };
 enum { MS = 1000, SECOND = 1000 * MS };

@@ -31,7 +31,7 @@
 #include <cmocka.h>
 
 #include "provider.h"
-#include "redis.h"
+#include "redis_model.h"
 
 enum { SERVERS_MAX = 4, TRACE_MAX = 32 << 10 };
 enum { PROVIDERS_MAX = 4, DOCUMENTS_MAX = 8, CONNECTIONS_MAX = 64 };

@@ -1,4 +1,4 @@
-#include "redis.h"
+#include "redis_model.h"
 
 #include <stdio.h>
 

@@ -1,10 +1,10 @@
 /*
- * redis.h - what Redis keeps: strings that expire, and what core/scripts.c does with them.
+ * redis_model.h - what Redis keeps: strings that expire, and what core/scripts.c does with them.
  *
  * Connections, subscriptions and time are the caller's.
  */
-#ifndef SIM_REDIS_H
-#define SIM_REDIS_H
+#ifndef SIM_REDIS_MODEL_H
+#define SIM_REDIS_MODEL_H
 
 #include "bytes.h"
 
