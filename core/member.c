@@ -114,8 +114,11 @@ void aff__member_up(aff_engine *e) {
     } else if (has_lapsed(e)) {
         lapse(e, "Redis was away for too long");
     } else if (m->state == AFF_MEMBER_JOINED) {
-        m->renew_at = e->now; /* does the key still stand? */
+        /* Do the key and our records still stand? It may be another Redis: a replica that was
+         * behind when it was promoted. */
+        m->renew_at = e->now;
         aff__member_tick(e);
+        aff__docs_reclaim(e);
         aff__docs_resume(e);
     }
     aff__peers_greet(e);
