@@ -13,6 +13,7 @@
 #define AFF_ENGINE_H
 
 #include "map.h"
+#include "mutate.h"
 
 typedef struct aff__doc aff__doc;
 typedef struct aff__peer aff__peer;

@@ -329,6 +329,10 @@ void aff__doc_confirm(aff_engine *e, uint64_t request, aff_slice name) {
     waiter->doc = doc;
     aff__list_append(&e->claims, &waiter->by_time);
     aff__list_append(&doc->waiters, &waiter->by_doc);
+    if (AFF_MUTATE(5, doc->state == AFF_DOC_OWNED, false)) {
+        answer_all(e, doc);
+        return;
+    }
     if (doc->state == AFF_DOC_OWNED) {
         doc->kept = true;
         to(e, doc, AFF_DOC_FREE);
@@ -342,6 +346,8 @@ static void answer_left(aff_engine *e, uint64_t request, int status) {
     act->status = status;
 }
 
+static void left(aff_engine *e, aff__doc *doc, int status);
+
 void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name) {
     aff__doc *doc = aff__doc_find(e, name);
     if (!doc || doc->state != AFF_DOC_OWNED || !aff__is_member(e)) {
@@ -350,6 +356,7 @@ void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name) {
     }
     doc->left = request;
     release(e, doc);
+    if (AFF_MUTATE(17, true, false)) left(e, doc, 0);
 }
 
 /* The lease is free: whoever claims it next owns the document. The app is told last: it ends its
@@ -357,12 +364,13 @@ void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name) {
 static void left(aff_engine *e, aff__doc *doc, int status) {
     uint64_t request = doc->left;
     doc->left = 0;
+    if (AFF_MUTATE(16, true, false)) answer_left(e, request, status);
     drop_uses(doc);
     doc->answering = true;
     aff__served_lost(e, doc);
     move_local_routes(e, doc);
     doc->answering = false;
-    answer_left(e, request, status);
+    if (AFF_MUTATE(16, false, true)) answer_left(e, request, status);
 }
 
 /* This server has lost a document that the app counted on. */

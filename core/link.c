@@ -554,11 +554,11 @@ static void on_batch(aff_engine *e, aff__peer *peer, const batch_header *h, aff_
     on_header(e, peer, h);
     bool has_frames = h->flags & FLAG_FRAMES;
     uint64_t expected = peer->in_seq + has_frames;
-    if (h->seq > expected) {
+    if (AFF_MUTATE(3, false, h->seq > expected)) {
         on_gap(e, peer);
         return;
     }
-    if (h->seq < expected) { /* had before; its sender may not know */
+    if (AFF_MUTATE(7, false, h->seq < expected)) { /* had before; its sender may not know */
         e->stats.stale++;
         if (has_frames) answer_now(e, peer);
         return;

@@ -91,7 +91,7 @@ static void lapse(aff_engine *e, const char *why) {
     aff__log(e, 1, "membership lost (%s): starting again under a new boot", why);
     e->member.valid_until = 0;
     aff__new_boot(e);
-    aff__docs_reclaim(e);
+    if (AFF_MUTATE(18, false, true)) aff__docs_reclaim(e);
     to(e, AFF_MEMBER_OFFLINE);
     if (e->member.redis_up) join(e);
 }
@@ -118,7 +118,7 @@ void aff__member_up(aff_engine *e) {
          * behind when it was promoted. */
         m->renew_at = e->now;
         aff__member_tick(e);
-        aff__docs_reclaim(e);
+        if (AFF_MUTATE(14, false, true)) aff__docs_reclaim(e);
         aff__docs_resume(e);
     }
     aff__peers_greet(e);

@@ -359,6 +359,7 @@ static bool hold_replay(aff_engine *e, aff__route *route) {
         if (replay[i]->len) fits = hold(e, route, aff__buf_slice(replay[i]));
     }
     aff_slice rest = aff__buf_slice(&waiting), frame;
+    if (AFF_MUTATE(8, true, false)) rest = aff__none();
     while (fits && aff__get_bytes(&rest, &frame)) fits = hold(e, route, frame);
     aff__buf_free(&waiting);
     return fits; /* false: the socket is closed, and the route is gone */
@@ -552,7 +553,8 @@ void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address) {
 static aff__route *route_at(aff_engine *e, uint32_t socket, aff_slice address, uint64_t epoch,
                             const aff__peer *peer) {
     aff__route *route = find_route(e, socket, address);
-    if (route && route->visit && route->visit->peer == peer && route->epoch == epoch) return route;
+    bool is_there = route && route->visit && route->visit->peer == peer && route->epoch == epoch;
+    if (AFF_MUTATE(1, route != NULL, is_there)) return route;
     e->stats.stale++;
     return NULL;
 }
@@ -790,7 +792,7 @@ static aff__route *stateless_of(aff_engine *e, const aff__peer *peer, aff_slice 
     if (!readable || frame.type != AFF_HP_STATELESS) return NULL;
     aff__route *route = find_route(e, socket, frame.address);
     bool was_sent = route && route->state == AFF_ROUTE_REMOTE && route->visit->peer == peer;
-    return was_sent ? route : NULL;
+    return AFF_MUTATE(9, false, was_sent) ? route : NULL;
 }
 
 void aff__routes_rescue(aff_engine *e, const aff__peer *peer, aff_slice frames) {

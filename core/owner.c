@@ -162,7 +162,9 @@ void aff__proxies_end(aff_engine *e, aff__peer *peer) {
 void aff__served_lost(aff_engine *e, aff__doc *doc) {
     while (!aff__list_empty(&doc->served)) {
         aff__served *served = AFF_OF(doc->served.next, aff__served, by_doc);
-        answer(e, AFF_FRAME_MOVED, served->proxy, served->epoch, served_address(served));
+        if (AFF_MUTATE(20, false, true)) {
+            answer(e, AFF_FRAME_MOVED, served->proxy, served->epoch, served_address(served));
+        }
         if (served->accepted) aff__doc_unuse(e, doc, AFF_USE_ROUTE);
         free_served(e, served);
     }

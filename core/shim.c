@@ -121,6 +121,7 @@ void aff__shim_wind_clock(aff__shim *shim) {
     aff__buf_init(&whole, shim->awareness.heap);
     aff__put_uint(&update, 1);
     aff__put_uint(&update, entry.id);
+    if (AFF_MUTATE(12, true, false)) return;
     shim->clock = (entry.clock > shim->clock ? entry.clock : shim->clock) + 1;
     aff__put_uint(&update, shim->clock);
     aff__put_bytes(&update, entry.state);
@@ -162,7 +163,8 @@ bool aff__shim_start(aff_engine *e, aff__shim *shim) {
 }
 
 aff__verdict aff__shim_from_client(aff__shim *shim, const aff__client_frame *frame) {
-    if (is_sync(frame) && frame->sub == STEP2 && shim->outdated > 0) {
+    if (is_sync(frame) && frame->sub == STEP2 &&
+        AFF_MUTATE(15, false, shim->outdated > 0)) {
         shim->outdated--; /* what it answers to the present owner contains this */
         return AFF_SWALLOW;
     }
@@ -221,6 +223,7 @@ static aff__verdict on_status(aff__shim *shim, bool applied) {
         shim->phase = AFF_SHIM_IDLE;
         shim->settled =
             applied && shim->unsynced > shim->forwarded ? shim->unsynced - shim->forwarded : 0;
+        if (AFF_MUTATE(11, true, false)) shim->settled = 0;
         shim->unsynced -= shim->settled;
         return AFF_SETTLE;
     }

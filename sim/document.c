@@ -58,14 +58,16 @@ static void tell_cursor(const document *d, uint32_t id, bytes *body) {
     free(frame.data);
 }
 
-/* Only a later clock is believed. */
+/* Only a later clock is believed, or that it has gone, under the one that was heard last. */
 static void on_awareness(document *d, connection *con, const aff__client_frame *f, mouth out) {
     awareness seen = awareness_in(f);
     AFF_ASSERT(seen.id < CLIENTS_MAX);
     con->speaks_for |= 1ull << seen.id;
-    if (seen.clock <= d->clocks[seen.id]) return;
+    uint64_t cursor = strtoull(word(seen.state), NULL, 10), known = d->clocks[seen.id];
+    bool goes = seen.clock == known && cursor == 0 && d->cursors[seen.id];
+    if (seen.clock <= known && !goes) return;
     d->clocks[seen.id] = seen.clock;
-    d->cursors[seen.id] = strtoull(word(seen.state), NULL, 10);
+    d->cursors[seen.id] = cursor;
     document_broadcast(d, NULL, f->body, out);
 }
 
@@ -100,8 +102,7 @@ void document_detach(document *d, connection *con, mouth out) {
     bytes body = {0};
     for (uint32_t id = 0; id < CLIENTS_MAX; id++) {
         if (!(con->speaks_for >> id & 1) || !d->cursors[id]) continue;
-        d->cursors[id] = 0;
-        d->clocks[id]++;
+        d->cursors[id] = 0; /* under the clock that was heard last */
         tell_cursor(d, id, &body);
         document_broadcast(d, NULL, slice(&body), out);
     }

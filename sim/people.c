@@ -67,7 +67,6 @@ static void try_connect(sim *w, void *arg, uint64_t number);
 static void start_provider(person *p, int index) {
     provider *v = &p->providers[index];
     v->authenticated = v->synced = v->ended = false;
-    memset(v->cursors, 0, sizeof(v->cursors));
     p->last_epoch[index] = 0;
     p->said[index] = p->heard[index] = 0;
     provider_authenticates(wire_of(p), v);
@@ -99,7 +98,7 @@ static void try_connect(sim *w, void *arg, uint64_t number) {
 void person_connects(person *p, int at) {
     sim *w = p->w;
     p->is_open = true;
-    p->closes = false;
+    p->connections++;
     p->server = at;
     p->server_life = w->servers[at].life;
     p->socket = ++w->sockets;

@@ -37,13 +37,19 @@ void provider_points(wire out, provider *p, uint64_t cursor) {
     show_cursor(out, p);
 }
 
-/* Only a later clock is believed; about itself too. */
+/* Only a later clock is believed, or that somebody has gone, under the one that was heard last.
+ * What it hears about itself it outbids with its next move. */
 static void on_awareness(wire out, provider *p, const awareness *seen) {
     AFF_ASSERT(seen->id >= 1 && seen->id < CLIENTS_MAX);
-    if (seen->clock <= p->clocks[seen->id]) return;
+    uint64_t cursor = strtoull(word(seen->state), NULL, 10);
+    if (seen->id == out.id) {
+        if (seen->clock > p->clock) p->clock = seen->clock;
+        if (cursor == 0 && seen->clock == p->clock && p->cursor) p->clock++;
+    }
+    bool goes = seen->clock == p->clocks[seen->id] && cursor == 0 && p->cursors[seen->id];
+    if (seen->clock <= p->clocks[seen->id] && !goes) return;
     p->clocks[seen->id] = seen->clock;
-    p->cursors[seen->id] = strtoull(word(seen->state), NULL, 10);
-    if (seen->id == out.id && seen->clock > p->clock) p->clock = seen->clock;
+    p->cursors[seen->id] = cursor;
 }
 
 static void on_auth(wire out, provider *p, uint64_t kind) {

@@ -97,7 +97,7 @@ static redis_answer claim(redis_data *r, uint64_t now_ms, uint64_t clock_us,
         const uint8_t *space = memchr(e->value.data, ' ', e->value.len);
         AFF_ASSERT(space);
         bool own_boot = memcmp(space + 1, argv[1].data, AFF_BOOT_LEN) == 0;
-        bool expected = aff__equal(slice(&e->value), argv[4]);
+        bool expected = AFF_MUTATE(13, true, aff__equal(slice(&e->value), argv[4]));
         bool stands = own_boot && stored >= standing;
         if (stands || (!own_boot && !expected)) {
             return (redis_answer){.values = {integer(stands), string(slice(&e->value))},
@@ -107,7 +107,7 @@ static redis_answer claim(redis_data *r, uint64_t now_ms, uint64_t clock_us,
         if (stored > epoch) epoch = stored;
     }
     if (argv[6].data[0] == '1') return (redis_answer){.values = {integer(2)}, .count = 1};
-    epoch = (epoch > clock_us ? epoch : clock_us) + 1;
+    epoch = AFF_MUTATE(6, clock_us - clock_us % 60000000, epoch > clock_us ? epoch : clock_us) + 1;
     int len = snprintf(record, sizeof(record), "%llu %.*s %.*s", (unsigned long long)epoch,
                        (int)argv[1].len, (const char *)argv[1].data, (int)argv[2].len,
                        (const char *)argv[2].data);
@@ -134,11 +134,16 @@ redis_answer redis_run_script(redis_data *r, uint64_t now_ms, uint64_t clock_us,
             return out;
         case AFF_SCRIPT_RENEW:
         case AFF_SCRIPT_REFRESH:
+            if (AFF_MUTATE(4, true, false)) {
+                redis_put(r, now_ms, argv[0], argv[1], number_in(argv[2]));
+                out.values[0] = integer(1);
+                return out;
+            }
             if (same) e->expires_at = now_ms + number_in(argv[2]);
             return out;
         case AFF_SCRIPT_LEAVE:
         case AFF_SCRIPT_RELEASE:
-            if (same) redis_remove(r, argv[0]);
+            if (AFF_MUTATE(2, true, same)) redis_remove(r, argv[0]);
             return out;
         case AFF_SCRIPT_CLAIM: return claim(r, now_ms, clock_us, argv);
         case AFF_COMMAND_GET:

@@ -222,6 +222,8 @@ static void at_redis(sim *w, void *arg, uint64_t number) {
                             w->redis_commands; /* each takes a microsecond */
         redis_answer a =
             redis_run_script(&w->redis, redis_ms(w), clock_us, c->script, c->argc, c->argv);
+        bool renews = c->script == AFF_SCRIPT_JOIN || c->script == AFF_SCRIPT_RENEW;
+        if (renews && a.values[0].integer == 1) s->renewed_at = w->now;
         if (a.granted) watch_grant(w, s, c->argv[0], a.values[1].string);
         c->value_count = a.count;
         for (size_t v = 0; v < a.count; v++) {

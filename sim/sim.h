@@ -85,6 +85,7 @@ struct server {
     unsigned life;              /* of the process; what an earlier one has begun never happens */
     bool is_ready, drains, leaves, cut;
     bool announced_stall;      /* the engine was told that JavaScript hangs */
+    uint64_t renewed_at;       /* when Redis last did so with its membership */
     uint64_t stood_us;         /* how long its threads have stood still in all */
     uint64_t started, base_ms; /* its clock: base_ms at `started`, and */
     uint64_t rate_ppm;         /* so many microseconds for a million */
@@ -104,7 +105,8 @@ struct server {
 struct person {
     sim *w;
     uint32_t id; /* from 1 */
-    bool is_gone, is_open, closes;
+    bool is_gone, is_open;
+    unsigned connections; /* so far */
     bool readonly;
     const char *version;
     uint32_t socket; /* of its browser; a number is never used again */

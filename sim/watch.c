@@ -30,6 +30,12 @@ void watch_step(server *s) {
     /* I34: the memory of an engine is bounded. */
     if (s->memory > MEMORY_MAX) sim_fail(w, "I34: %s uses %zu bytes", s->name, s->memory);
     if (w->redis.epochs_shrank) sim_fail(w, "I4: the epochs of a document shrink");
+    /* I37: a server takes itself for a member no longer than Redis does; so its clock may run slow,
+     * and its process stand still. */
+    bool believes = server_clock(s) < aff_valid_until(s->engine);
+    if (believes && w->now > s->renewed_at + s->config.lock_ttl_ms * MS) {
+        sim_fail(w, "I37: %s takes itself for a member", s->name);
+    }
     if (w->redis_was_lost || !is_member(w, s)) return;
     for (int n = 0; n < w->name_count; n++) { /* I1 */
         if (!owns(s, n)) continue;
@@ -136,6 +142,28 @@ static bool differs(sim *w, bool explain, const char *who, const char *what, uin
     return true;
 }
 
+/*
+ * I38: nobody's cursor vanishes because the document has moved, as long as the sockets last. (A
+ * provider that connects again, or points while its document moves, may use a clock that others have
+ * heard of; that heals itself with its next move, and with y-protocols' renewal after 15 s.)
+ */
+static bool are_cursors_in_sync(sim *w, const provider *v, uint32_t id, bool explain) {
+    bool good = true;
+    int n = name_of(w, v->address);
+    if (w->people[id - 1].connections > 1) return true;
+    for (int k = 0; k < w->person_count; k++) {
+        const person *p = &w->people[k];
+        for (int i = 0; i < OPEN_MAX && !p->is_gone && p->id != id; i++) {
+            const provider *other = &p->providers[i];
+            if (!p->is_used[i] || name_of(w, other->address) != n || p->connections > 1) continue;
+            char who[64];
+            snprintf(who, sizeof(who), "person %u, %s, of person %u", p->id, other->address, id);
+            good &= !differs(w, explain, who, "sees the cursor", other->cursors[id] != 0, v->cursor != 0);
+        }
+    }
+    return good;
+}
+
 static bool is_name_in_sync(sim *w, int n, bool explain) {
     const document_info *d = &w->names[n];
     uint64_t all = d->must;
@@ -164,6 +192,7 @@ static bool is_name_in_sync(sim *w, int n, bool explain) {
             good &= !differs(w, explain, who, "is open", p->is_open, true);
             good &= !differs(w, explain, who, "what it has", v->edits & all, all);
             if (!p->readonly) good &= !differs(w, explain, who, "unsynced", v->unsynced, 0);
+            good &= are_cursors_in_sync(w, v, p->id, explain);
             if (!links_have_lasted(w)) continue;
             good &= !differs(w, explain, who, "what was heard of it", p->heard[i], p->said[i]);
         }
