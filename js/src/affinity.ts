@@ -68,6 +68,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #proxies = new Map<number, ProxySocket>()
   #lastSocket = 0
   #news = new EventEmitter()
+  /** Documents whose last store failed, because Redis could not confirm it: it is tried again. */
+  #unstored = new WeakSet<Document>()
   #failClosedTimer: NodeJS.Timeout | undefined
 
   /** @throws AffinityError `AFF_EINVAL`; its message names the option. */
@@ -306,6 +308,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #wrap(instance: Hocuspocus): void {
     const unloadDocument = instance.unloadDocument.bind(instance)
     instance.unloadDocument = async (document) => {
+      if (this.#unstored.has(document) && !this.#documents.isLost(document)) return
       if (instance.documents.get(document.name) === document) return unloadDocument(document)
       if (!this.#documents.isLost(document) && !document.isDestroyed) return unloadDocument(document)
     }
@@ -354,13 +357,20 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     if (this.#turns && !(await this.#turns.wait(document))) throw notOurs()
     try {
       this.#start()
-      await this.#documents.confirm(documentName)
+      let epoch = await this.#documents.confirm(documentName)
+      while (this.#documents.isOutdated(document, epoch)) {
+        await this.#documents.takeIn(instance, document, epoch)
+        epoch = await this.#documents.confirm(documentName)
+      }
+      this.#unstored.delete(document)
     } catch (error) {
+      this.#unstored.delete(document)
       if ((error as AffinityError).code === 'AFF_EOWNED' || this.#documents.isLost(document)) throw notOurs()
       // Redis can't say: the document stays in memory, and is stored when it can.
       const again = () => {
         if (!this.#destroyed && !document.isDestroyed) void instance.storeDocumentHooks(document, payload, true)
       }
+      this.#unstored.add(document)
       setTimeout(again, RETRY_STORE_MS).unref()
       throw error
     }
@@ -401,8 +411,11 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     }
     await within(left(), Promise.all(Array.from({ length: DRAIN_AT_ONCE }, worker)))
     await within(left(), this.#documents.settled())
-    if (left() > 0) return
-    // Time is over: what has not moved fails over, from what its clients and the store have.
+    if (left() > 0 || instance.documents.size === 0) return
+    // Time is over: what has not moved fails over, from what its clients and the store have. No client may hear that
+    // its document is closed: from that it does not recover.
+    for (const proxy of [...this.#proxies.values()]) proxy.closed(1001, 'server is going away')
+    for (const client of [...this.#sockets.values()]) client.close(1012, 'Service Restart')
     for (const name of [...instance.documents.keys()]) this.#evict(name, false)
   }
 
@@ -483,7 +496,10 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     proxyAlive: (id) => this.#proxies.get(id)?.connection.alive(),
     closeProxy: (id, code, reason) => this.#proxies.get(id)?.closed(code, reason),
     lost: (name) => this.#evict(name, true),
-    news: (kind, news) => void this.#news.emit(kind, news),
+    news: (kind, news) => {
+      if (kind === 'owned') this.#onOwned(news)
+      this.#news.emit(kind, news)
+    },
     runEvent: (token, name, documentName, packed) => {
       const run = async () => {
         if (name === MERGE_EVENT) {
@@ -499,6 +515,22 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
         (error) => this.#engine!.eventResult(token, false, this.#payloads.packError(error)),
       )
     },
+  }
+
+  /** A document that is loaded has a new epoch: what the store has is taken in, and both are stored. */
+  #onOwned({ documentName, epoch }: News): void {
+    const instance = this.#instance
+    const document = documentName === undefined ? undefined : this.#documents.loaded(documentName)
+    if (!instance || !document || document.isLoading || !this.#documents.isOutdated(document, epoch ?? 0)) return
+    const payload = {
+      instance,
+      clientsCount: document.getConnectionsCount(),
+      document,
+      documentName: document.name,
+      lastContext: {},
+      lastTransactionOrigin: { source: 'local' as const, context: {} },
+    }
+    void instance.storeDocumentHooks(document, payload, true)
   }
 
   /**

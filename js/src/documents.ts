@@ -1,5 +1,5 @@
 import type { Document, Hocuspocus } from '@hocuspocus/server'
-import { applyUpdate, encodeStateAsUpdate } from 'yjs'
+import { Doc, applyUpdate, encodeStateAsUpdate } from 'yjs'
 import { AffinityError } from './errors.js'
 import type { Engine } from './engine.js'
 import { NOT_OWNER_REASON } from './hocuspocus.js'
@@ -24,6 +24,9 @@ export class Documents {
   #holds = new Map<string, Set<object>>()
   #handOvers = new Set<Promise<void>>()
   #epochs = new Map<string, number>()
+  /** Under which epoch an instance has taken in what the store has. */
+  #takenIn = new WeakMap<Document, number>()
+  #takingIn = new WeakSet<Document>()
 
   constructor(private readonly engine: Engine) {}
 
@@ -46,6 +49,43 @@ export class Documents {
   /** The epoch under which this server owns a document that is loaded or held here, as last heard of Redis. */
   epochOf(name: string): number | undefined {
     return this.#epochs.get(name)
+  }
+
+  /**
+   * Has the document got a new epoch since the instance was loaded? While this server was not a member another one
+   * may have owned it, and stored: what that has stored must not be overwritten.
+   */
+  isOutdated(document: Document, epoch: number): boolean {
+    return this.#takenIn.has(document) && this.#takenIn.get(document) !== epoch
+  }
+
+  /** Merges what the store has into a loaded instance: the hooks that load it run once more. */
+  async takeIn(instance: Hocuspocus, document: Document, epoch: number): Promise<void> {
+    this.#takingIn.add(document)
+    const payload = {
+      instance,
+      context: {},
+      connectionConfig: { readOnly: false, isAuthenticated: true },
+      document,
+      documentName: document.name,
+      socketId: 'server',
+      requestHeaders: new Headers(),
+      requestParameters: new URLSearchParams(),
+    }
+    try {
+      await instance.hooks('onLoadDocument', payload, (loaded: unknown) => {
+        if (loaded instanceof Doc) applyUpdate(document, encodeStateAsUpdate(loaded))
+        else if (loaded instanceof Uint8Array) applyUpdate(document, loaded)
+      })
+      this.#takenIn.set(document, epoch)
+    } finally {
+      this.#takingIn.delete(document)
+    }
+  }
+
+  /** The instance that is loaded here, if it is still this server's. */
+  loaded(name: string): Document | undefined {
+    return [...(this.#loaded.get(name) ?? [])].at(-1)
   }
 
   #forgetEpoch(name: string): void {
@@ -82,8 +122,11 @@ export class Documents {
   /** Called while Hocuspocus loads a document: without the lease nothing loads. */
   async load(instance: Hocuspocus, document: Document): Promise<void> {
     const { name } = document
+    if (this.#takingIn.has(document)) return
     try {
-      this.#epochs.set(name, await this.engine.claim(name, 'loaded'))
+      const epoch = await this.engine.claim(name, 'loaded')
+      this.#epochs.set(name, epoch)
+      this.#takenIn.set(document, epoch)
     } catch (error) {
       throw Object.assign(error as AffinityError, { reason: NOT_OWNER_REASON })
     }
