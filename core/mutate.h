@@ -2,8 +2,8 @@
  * mutate.h - the engine broken on purpose, in one place, to see whether the simulator notices.
  *
  * `make mutants` builds the engine and the models once with -DAFF_MUTANT=n for each number below
- * (docs/MUTANTS.md has the outcome). Without it AFF_MUTATE(n, broken, right) is `right`, and nothing
- * else is compiled.
+ * (docs/MUTANTS.md has the outcome). Without it AFF_MUTATE(n, broken, right) is `right`, and
+ * nothing else is compiled.
  *
  *    1  the origin takes frames of any owner and epoch
  *    2  a release deletes whatever record stands (model of Redis)
@@ -18,11 +18,11 @@
  *   11  what former owners had not acknowledged is not settled
  *   12  the clock of a cursor is not wound up when its document moves
  *   13  a claim takes a lease whoever holds it (model of Redis)
- *   14  a document that is lost is not confirmed anew after a reconnection
+ *   14  leases are not made sure of after a reconnection
  *   15  answers to former owners pass to the new one
  *   16  the app hears that a document is left before its routes have moved
  *   17  a release is said to be done before Redis has done it
- *   18  a former boot's leases are taken for this boot's
+ *   18  a new boot goes on with the leases of the former one
  *   19  an event is given up when its owner is gone
  *   20  a lost document is not told to the servers that route to it
  */

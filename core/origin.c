@@ -406,7 +406,8 @@ static void move(aff_engine *e, aff__route *route) {
 }
 
 void aff__route_move(aff_engine *e, aff__route *route) {
-    const aff__peer *from = route->state == AFF_ROUTE_REMOTE && route->visit ? route->visit->peer : NULL;
+    const aff__peer *from =
+        route->state == AFF_ROUTE_REMOTE && route->visit ? route->visit->peer : NULL;
     if (!from || from == e->self ||
         rescue_route(e, route, aff__link_sent_after(from, from->acked_seq))) {
         move(e, route);

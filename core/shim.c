@@ -19,8 +19,9 @@
  *
  * The provider counts what is not acknowledged: SyncStep1 sets its counter to 1, an Update adds 1,
  * a SyncStatus of 1 subtracts 1. The shim counts along. The acknowledgement of the SyncStep2
- * settles all that the former owners had not acknowledged. Each SyncStep1 of an owner is answered by
- * one SyncStep2: those that answer a former owner are dropped, so that none is acknowledged in vain.
+ * settles all that the former owners had not acknowledged. Each SyncStep1 of an owner is answered
+ * by one SyncStep2: those that answer a former owner are dropped, so that none is acknowledged in
+ * vain.
  */
 #include "engine.h"
 
@@ -163,8 +164,7 @@ bool aff__shim_start(aff_engine *e, aff__shim *shim) {
 }
 
 aff__verdict aff__shim_from_client(aff__shim *shim, const aff__client_frame *frame) {
-    if (is_sync(frame) && frame->sub == STEP2 &&
-        AFF_MUTATE(15, false, shim->outdated > 0)) {
+    if (is_sync(frame) && frame->sub == STEP2 && AFF_MUTATE(15, false, shim->outdated > 0)) {
         shim->outdated--; /* what it answers to the present owner contains this */
         return AFF_SWALLOW;
     }

@@ -50,8 +50,7 @@ static void on_edits(document *d, connection *con, const aff__client_frame *f, m
 static void tell_cursor(const document *d, uint32_t id, bytes *body) {
     bytes frame = {0};
     char state[24] = "null";
-    if (d->cursors[id])
-        snprintf(state, sizeof(state), "%llu", (unsigned long long)d->cursors[id]);
+    if (d->cursors[id]) snprintf(state, sizeof(state), "%llu", (unsigned long long)d->cursors[id]);
     make_awareness(&frame, aff__none(), id, d->clocks[id], state);
     body->len = 0;
     add(body, frame.data + 1, frame.len - 1); /* without the empty address */

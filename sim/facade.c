@@ -5,7 +5,8 @@
 
 enum { RESET = 4205, DRAIN_MS = 10000 };
 
-/* ---- To the engine ------------------------------------------------------------------------------ */
+/* ---- To the engine ------------------------------------------------------------------------------
+ */
 
 static void flush_sends(server *s) {
     facade *f = s->facade;
@@ -58,7 +59,8 @@ static void on_answer(server *s, const aff_action *a) {
     sim_fail(s->w, "I33: %s answers request %llu twice", s->name, (unsigned long long)a->request);
 }
 
-/* ---- Client sockets ----------------------------------------------------------------------------- */
+/* ---- Client sockets -----------------------------------------------------------------------------
+ */
 
 static client_socket *find_socket(const server *s, uint32_t id) {
     client_socket *c = s->facade->sockets;
@@ -271,8 +273,7 @@ static void send_from_here(server *s, client_socket *c, aff_slice data) {
     if (r) forget_state(r);
     if (r) r->holds = false;
     if (r && r->here) set_here(s, c, r, false);
-    facade_post(s, &(aff_event){
-                       .type = AFF_EV_ROUTE_END, .socket = c->id, .name = frame.address});
+    facade_post(s, &(aff_event){.type = AFF_EV_ROUTE_END, .socket = c->id, .name = frame.address});
     for (; held; held = held->next) receive(s, c, held->data);
 }
 
@@ -310,7 +311,8 @@ void facade_close_all(server *s, unsigned code) {
     for (client_socket *c = s->facade->sockets; c; c = c->next) close_socket(s, c, code);
 }
 
-/* ---- Proxy sockets -------------------------------------------------------------------------------- */
+/* ---- Proxy sockets
+ * -------------------------------------------------------------------------------- */
 
 static proxy_socket *find_proxy(const server *s, uint32_t id) {
     proxy_socket *p = s->facade->proxies;
@@ -347,7 +349,8 @@ static void open_proxy(server *s, uint32_t id) {
     s->facade->proxies = p;
 }
 
-/* ---- What Hocuspocus says ------------------------------------------------------------------------- */
+/* ---- What Hocuspocus says
+ * ------------------------------------------------------------------------- */
 
 void facade_say(void *at, connection *to, aff_slice frame) {
     server *s = at;
@@ -375,7 +378,8 @@ void facade_denied(hocus *h) {
     }
 }
 
-/* ---- Custom events ---------------------------------------------------------------------------------- */
+/* ---- Custom events
+ * ---------------------------------------------------------------------------------- */
 
 typedef struct {
     server *s;
@@ -388,7 +392,8 @@ typedef struct {
 static void answered(server *s, emitted *e) {
     sim *w = s->w;
     if (e->answers++ > 0) sim_fail(w, "I33: an event of %s is answered twice", s->name);
-    if (w->now > e->deadline + s->stood_us - e->stood_us) sim_fail(w, "I33: an event of %s is answered late", s->name);
+    if (w->now > e->deadline + s->stood_us - e->stood_us)
+        sim_fail(w, "I33: an event of %s is answered late", s->name);
 }
 
 static void count_run(server *s, emitted *e) {
@@ -444,7 +449,11 @@ void facade_emit(server *s, int name) {
     unsigned number = w->event_count++;
     emitted *e = &w->events[number];
     uint64_t patience = s->config.event_ttl_ms * MS * 106 / 100 + 2 * (uint64_t)SECOND;
-    *e = (emitted){.server = s->index, .life = s->life, .at = w->now, .deadline = w->now + patience, .stood_us = s->stood_us};
+    *e = (emitted){.server = s->index,
+                   .life = s->life,
+                   .at = w->now,
+                   .deadline = w->now + patience,
+                   .stood_us = s->stood_us};
     sim_trace(w, s->name, "emits event %u for %s", number, w->names[name].name);
     event_run *run = sim_alloc(w, sizeof(*run));
     *run = (event_run){.s = s, .event = e, .name = name};
@@ -510,7 +519,8 @@ static void run_event(server *s, const aff_action *a) {
     hocus_merge(s, name, edits, merged, run);
 }
 
-/* ---- On the JavaScript thread ------------------------------------------------------------------------ */
+/* ---- On the JavaScript thread
+ * ------------------------------------------------------------------------ */
 
 static void on_stopped(server *s);
 
@@ -571,7 +581,8 @@ void facade_do(server *s, const item *it) {
     }
 }
 
-/* ---- failClosed ---------------------------------------------------------------------------------------- */
+/* ---- failClosed
+ * ---------------------------------------------------------------------------------------- */
 
 static void look_at_membership(sim *w, void *arg, uint64_t number) {
     (void)number;
@@ -582,7 +593,9 @@ static void look_at_membership(sim *w, void *arg, uint64_t number) {
     sim_at(w, w->now + s->config.lock_ttl_ms * MS / 40, s, &s->js, look_at_membership, s, 0);
 }
 
-/* ---- Holds ------------------------------------------------------------------------------------------------ */
+/* ---- Holds
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static void hold_ends(sim *w, void *arg, uint64_t number) {
     server *s = arg;
@@ -613,7 +626,8 @@ void facade_hold(server *s, int name) {
                                 .use = AFF_USE_HOLD});
 }
 
-/* ---- Leaving --------------------------------------------------------------------------------------------- */
+/* ---- Leaving
+ * --------------------------------------------------------------------------------------------- */
 
 static void process_ends(sim *w, void *arg, uint64_t number) {
     (void)number;

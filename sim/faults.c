@@ -107,21 +107,13 @@ static void do_one(sim *w) {
             }
             return;
         case 14:
-        case 15:
-            application(w, s, 1);
-            return;
+        case 15: application(w, s, 1); return;
         case 16:
         case 17:
-        case 18:
-            application(w, s, 2);
-            return;
+        case 18: application(w, s, 2); return;
         case 19:
-        case 20:
-            application(w, s, 3);
-            return;
-        default:
-            application(w, s, 4);
-            return;
+        case 20: application(w, s, 3); return;
+        default: application(w, s, 4); return;
     }
 }
 

@@ -1,4 +1,5 @@
-/* hocus.c - Hocuspocus at a server: its connections; documents loaded, stored, lost, handed over. */
+/* hocus.c - Hocuspocus at a server: its connections; documents loaded, stored, lost, handed over.
+ */
 #include "facade.h"
 
 #include <stdio.h>
@@ -21,7 +22,8 @@ static aff_slice name_of_instance(const instance *i) {
     return aff__str(info(i)->name);
 }
 
-/* ---- The life of an instance -------------------------------------------------------------------- */
+/* ---- The life of an instance --------------------------------------------------------------------
+ */
 
 static instance *new_instance(server *s, int name) {
     instance *i = sim_alloc(s->w, sizeof(*i));
@@ -38,9 +40,9 @@ static void destroy(instance *i) {
     i->is_destroyed = true;
     if (!i->is_tracked) return;
     i->is_tracked = false;
-    facade_post(i->s, &(aff_event){.type = AFF_EV_UNUSE,
-                                   .document = name_of_instance(i),
-                                   .use = AFF_USE_LOADED});
+    facade_post(
+        i->s,
+        &(aff_event){.type = AFF_EV_UNUSE, .document = name_of_instance(i), .use = AFF_USE_LOADED});
 }
 
 static bool is_unused(const instance *i) {
@@ -113,7 +115,8 @@ void hocus_want(server *s, int name, void (*then)(server *, void *, instance *),
                                 .use = AFF_USE_LOADED});
 }
 
-/* ---- Storing ---------------------------------------------------------------------------------------- */
+/* ---- Storing
+ * ---------------------------------------------------------------------------------------- */
 
 static void run_store(server *s, store_run *run);
 
@@ -157,8 +160,8 @@ static void writes(sim *w, void *arg, uint64_t number) {
     document_info *d = &w->names[b->name];
     bool refused = d->fences && b->epoch < d->stored_epoch;
     w->totals.stores++;
-    sim_trace(w, b->s->name, "%s %s: %llx under %llu", refused ? "may not store" : "stores", d->name,
-              (unsigned long long)b->edits, (unsigned long long)b->epoch);
+    sim_trace(w, b->s->name, "%s %s: %llx under %llu", refused ? "may not store" : "stores",
+              d->name, (unsigned long long)b->edits, (unsigned long long)b->epoch);
     if (!refused) {
         watch_store(w, b->name, b->s->index, b->epoch, b->confirmed_at);
         d->stored = b->edits;
@@ -299,7 +302,8 @@ void hocus_owned(server *s, int name, uint64_t epoch) {
     if (i && i->is_tracked && i->loaded_under != epoch) debounce_store(i, true, NULL, NULL);
 }
 
-/* ---- Connections -------------------------------------------------------------------------------------- */
+/* ---- Connections
+ * -------------------------------------------------------------------------------------- */
 
 static void send_frame(hocus_address *a, const bytes *frame) {
     facade_say(a->hocus->s, &a->con, slice(frame));
@@ -435,7 +439,8 @@ void hocus_ends(hocus *h) {
     h->is_closed = true;
 }
 
-/* ---- Direct connections --------------------------------------------------------------------------------- */
+/* ---- Direct connections
+ * --------------------------------------------------------------------------------- */
 
 typedef struct {
     server *s;
@@ -513,7 +518,9 @@ void facade_write(server *s, int name) {
     hocus_want(s, name, opened_to_write, d);
 }
 
-/* ---- Losing ------------------------------------------------------------------------------------------------ */
+/* ---- Losing
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static void send_state(sim *w, void *arg, uint64_t number);
 
@@ -535,11 +542,13 @@ static void state_failed(instance *i) {
 
 static void merged_here(server *s, void *arg, bool ok) {
     instance *i = arg;
-    facade_post(s, &(aff_event){.type = AFF_EV_UNUSE,
-                                .document = name_of_instance(i),
-                                .use = AFF_USE_EVENT});
-    if (ok) state_sent(i);
-    else state_failed(i);
+    facade_post(
+        s,
+        &(aff_event){.type = AFF_EV_UNUSE, .document = name_of_instance(i), .use = AFF_USE_EVENT});
+    if (ok)
+        state_sent(i);
+    else
+        state_failed(i);
 }
 
 static void emit_state(instance *i);
@@ -624,7 +633,8 @@ void hocus_evict(server *s, int name, bool hand_over) {
     send_state(s->w, last, 0);
 }
 
-/* ---- Draining ---------------------------------------------------------------------------------------------- */
+/* ---- Draining
+ * ---------------------------------------------------------------------------------------------- */
 
 static void left(server *s, void *arg, const aff_action *a) {
     instance *i = arg;
@@ -646,9 +656,8 @@ static void wait_for_store(sim *w, void *arg, uint64_t number) {
     i->turn_over = true;
     if (s->facade->stopping) return;
     uint64_t request = facade_ask(s, left, i);
-    facade_post(s, &(aff_event){.type = AFF_EV_LEAVE,
-                                .request = request,
-                                .document = name_of_instance(i)});
+    facade_post(
+        s, &(aff_event){.type = AFF_EV_LEAVE, .request = request, .document = name_of_instance(i)});
 }
 
 void hocus_leave_all(server *s) {
@@ -659,13 +668,16 @@ void hocus_leave_all(server *s) {
         s->facade->leaving++;
         i->changes_sent = i->document.changes; /* what changes from here on is handed over */
         i->turn_given = true;
-        if (i->parked) ask_redis(n->running);
-        else if (n->is_debounced) store_now(i, NULL, NULL);
+        if (i->parked)
+            ask_redis(n->running);
+        else if (n->is_debounced)
+            store_now(i, NULL, NULL);
         wait_for_store(s->w, i, 0);
     }
 }
 
-/* ---- For those who watch -------------------------------------------------------------------------------------- */
+/* ---- For those who watch
+ * -------------------------------------------------------------------------------------- */
 
 unsigned facade_loaded(const server *s) {
     unsigned n = 0;

@@ -52,7 +52,8 @@ static void work(shared *all, int worker) {
 }
 
 static shared *new_shared(uint64_t from, uint64_t count) {
-    shared *all = mmap(NULL, sizeof(*all), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    shared *all =
+        mmap(NULL, sizeof(*all), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     AFF_ASSERT(all != MAP_FAILED);
     all->next = from;
     all->limit = from + count;

@@ -26,7 +26,8 @@ static const char *who(const person *p) {
     return text;
 }
 
-/* ---- Sending -------------------------------------------------------------------------------------- */
+/* ---- Sending
+ * -------------------------------------------------------------------------------------- */
 
 typedef struct {
     server *to;
@@ -60,7 +61,8 @@ static wire wire_of(person *p) {
     return (wire){send_frame, p, p->id};
 }
 
-/* ---- Its socket -------------------------------------------------------------------------------------- */
+/* ---- Its socket
+ * -------------------------------------------------------------------------------------- */
 
 static void try_connect(sim *w, void *arg, uint64_t number);
 
@@ -172,7 +174,8 @@ void person_receives(sim *w, uint32_t socket, int from, aff_slice data) {
     }
 }
 
-/* ---- What it does -------------------------------------------------------------------------------------- */
+/* ---- What it does
+ * -------------------------------------------------------------------------------------- */
 
 void person_opens(person *p, int index, const char *address) {
     provider *v = &p->providers[index];
@@ -185,7 +188,8 @@ void person_opens(person *p, int index, const char *address) {
 static void open_document(person *p, int index, int name) {
     sim *w = p->w;
     char address[ADDRESS_MAX];
-    snprintf(address, sizeof(address), chance(w, 250) ? "%s/s%u" : "%s", w->names[name].name, p->id);
+    snprintf(address, sizeof(address), chance(w, 250) ? "%s/s%u" : "%s", w->names[name].name,
+             p->id);
     person_opens(p, index, address);
 }
 
@@ -206,11 +210,10 @@ void person_types(person *p, int index) {
 static void says(person *p, int index) {
     sim *w = p->w;
     char text[32];
-    int len = snprintf(text, sizeof(text), "%u.%u.%u", p->socket, (unsigned)index,
-                       ++p->said[index]);
+    int len =
+        snprintf(text, sizeof(text), "%u.%u.%u", p->socket, (unsigned)index, ++p->said[index]);
     bytes frame = {0};
-    make_stateless(&frame, address_of(p->providers[index].address),
-                   aff__slice(text, (size_t)len));
+    make_stateless(&frame, address_of(p->providers[index].address), aff__slice(text, (size_t)len));
     sim_trace(w, who(p), "says %s", text);
     send_frame(p, slice(&frame));
     free(frame.data);

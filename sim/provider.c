@@ -86,8 +86,10 @@ void provider_receives(wire out, provider *p, const aff__client_frame *frame) {
         awareness seen = awareness_in(frame);
         on_awareness(out, p, &seen);
     } else if (frame->type == STATUS && frame->sub == 1) {
-        if (p->unsynced == 0) p->overpaid = true; /* nothing is acknowledged twice */
-        else p->unsynced--;
+        if (p->unsynced == 0)
+            p->overpaid = true; /* nothing is acknowledged twice */
+        else
+            p->unsynced--;
     } else if (frame->type == AFF_HP_CLOSE) {
         p->ended = true;
     }

@@ -36,7 +36,8 @@ static void *count_memory(void *ctx, void *pointer, size_t size) {
     return fresh->data;
 }
 
-/* ---- Threads ----------------------------------------------------------------------------------- */
+/* ---- Threads -----------------------------------------------------------------------------------
+ */
 
 static void io_turn(sim *w, void *arg, uint64_t number) {
     (void)w, (void)number;
@@ -110,7 +111,8 @@ void server_post(server *s, const aff_event *event) {
     to_engine(s, event);
 }
 
-/* ---- To Redis and back ------------------------------------------------------------------------- */
+/* ---- To Redis and back -------------------------------------------------------------------------
+ */
 
 uint64_t redis_ms(const sim *w) {
     return w->now / 1000;
@@ -238,8 +240,8 @@ static void send_command(server *s, const aff_action *act) {
     sim *w = s->w;
     redis_link *link = &s->commands;
     if (!link->up || link->asked_count == 512) {
-        to_engine(s, &(aff_event){
-                         .type = AFF_EV_REPLY, .request = act->request, .status = AFF_ENOTCONN});
+        to_engine(
+            s, &(aff_event){.type = AFF_EV_REPLY, .request = act->request, .status = AFF_ENOTCONN});
         return;
     }
     command *c = sim_alloc(w, sizeof(*c));
@@ -260,7 +262,8 @@ static void send_command(server *s, const aff_action *act) {
     sim_at(w, passes_at(s, &link->out), NULL, NULL, at_redis, c, 0);
 }
 
-/* ---- Connections to Redis -------------------------------------------------------------------------- */
+/* ---- Connections to Redis
+ * -------------------------------------------------------------------------- */
 
 static void connect_commands(sim *w, void *arg, uint64_t generation);
 static void connect_listener(sim *w, void *arg, uint64_t generation);
@@ -283,8 +286,7 @@ static void subscribed(sim *w, void *arg, uint64_t generation) {
 
 static void subscribe(server *s) {
     if (s->channel.len && s->listener.up) {
-        sim_at(s->w, passes_at(s, &s->listener.in), s, NULL, subscribed, s,
-               s->listener.generation);
+        sim_at(s->w, passes_at(s, &s->listener.in), s, NULL, subscribed, s, s->listener.generation);
     }
 }
 
@@ -354,7 +356,9 @@ static void redis_is_back(sim *w, void *arg, uint64_t number) {
 void redis_goes(sim *w, uint64_t until, bool loses_data, bool to_replica) {
     if (w->redis_down) return;
     sim_trace(w, "redis", "goes away%s",
-              loses_data ? " and loses everything" : to_replica ? ", a replica will come" : "");
+              loses_data   ? " and loses everything"
+              : to_replica ? ", a replica will come"
+                           : "");
     w->redis_down = true;
     if (loses_data) redis_clear(&w->redis);
     if (to_replica) redis_copy(&w->redis, &w->replica);
@@ -366,7 +370,8 @@ void redis_goes(sim *w, uint64_t until, bool loses_data, bool to_replica) {
     sim_at(w, until, NULL, NULL, redis_is_back, NULL, 0);
 }
 
-/* ---- The I/O thread -------------------------------------------------------------------------------- */
+/* ---- The I/O thread
+ * -------------------------------------------------------------------------------- */
 
 static void step(server *s, const aff_event *event) {
     int status = aff_step(s->engine, server_clock(s), event);
@@ -427,7 +432,8 @@ void server_turn(server *s) {
     watch_step(s);
 }
 
-/* ---- Standing still -------------------------------------------------------------------------------- */
+/* ---- Standing still
+ * -------------------------------------------------------------------------------- */
 
 static void goes_on(sim *w, void *arg, uint64_t number) {
     (void)number;
@@ -453,7 +459,8 @@ static void on_watch(sim *w, void *arg, uint64_t number) {
 void server_stall(server *s, uint64_t until) {
     sim *w = s->w;
     if (!s->engine || s->js.blocked_until >= until) return;
-    sim_trace(w, s->name, "JavaScript hangs for %llu ms", (unsigned long long)(until - w->now) / MS);
+    sim_trace(w, s->name, "JavaScript hangs for %llu ms",
+              (unsigned long long)(until - w->now) / MS);
     s->stood_us += until - w->now;
     s->js.blocked_until = until;
     uint64_t watch_at = w->now + s->stall_limit + below(w, (unsigned)(s->stall_limit / 10));
@@ -477,7 +484,8 @@ void server_pause(server *s, uint64_t until) {
     sim_at(w, until, s, NULL, goes_on, s, 0);
 }
 
-/* ---- Living and dying ------------------------------------------------------------------------------ */
+/* ---- Living and dying
+ * ------------------------------------------------------------------------------ */
 
 void server_start(server *s) {
     sim *w = s->w;

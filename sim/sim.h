@@ -100,7 +100,8 @@ struct server {
     facade *facade;
 };
 
-/* ---- People ----------------------------------------------------------------------------------- */
+/* ---- People -----------------------------------------------------------------------------------
+ */
 
 struct person {
     sim *w;
@@ -116,21 +117,22 @@ struct person {
     uint64_t opened_at;
     provider providers[OPEN_MAX];
     bool is_used[OPEN_MAX];
-    uint64_t last_epoch[OPEN_MAX];  /* I29 */
+    uint64_t last_epoch[OPEN_MAX]; /* I29 */
 
     unsigned said[OPEN_MAX], heard[OPEN_MAX]; /* stateless messages on this socket: sent, arrived */
 };
 
-/* ---- Documents, as the world knows them ------------------------------------------------------- */
+/* ---- Documents, as the world knows them -------------------------------------------------------
+ */
 
 typedef struct {
     char name[8];
     unsigned next_edit;
-    uint64_t must;               /* edits that direct connections of living servers have made */
-    uint64_t by[SERVERS_MAX];    /* those of a server that nobody else may have yet */
-    uint64_t stored;             /* the database: edits, */
-    uint64_t stored_epoch;       /* the epoch of the last store, */
-    bool fences;                 /* and whether it refuses older ones */
+    uint64_t must;            /* edits that direct connections of living servers have made */
+    uint64_t by[SERVERS_MAX]; /* those of a server that nobody else may have yet */
+    uint64_t stored;          /* the database: edits, */
+    uint64_t stored_epoch;    /* the epoch of the last store, */
+    bool fences;              /* and whether it refuses older ones */
     uint64_t granted_epoch[64], granted_at[64]; /* when epochs were first granted */
     unsigned grants;
     uint64_t confirmed_at[SERVERS_MAX]; /* when Redis last said that the lease is the server's */
@@ -157,8 +159,8 @@ typedef struct {
 } happening;
 
 typedef struct {
-    uint64_t batches, frames, steps, failovers, takeovers, gaps, closed_sockets, stores, late_stores,
-        events, merges, epochs, resets;
+    uint64_t batches, frames, steps, failovers, takeovers, gaps, closed_sockets, stores,
+        late_stores, events, merges, epochs, resets;
 } sim_totals;
 
 struct sim {
@@ -192,7 +194,8 @@ struct sim {
     sim_totals totals;
 };
 
-/* ---- world.c ------------------------------------------------------------------------------------ */
+/* ---- world.c ------------------------------------------------------------------------------------
+ */
 
 void sim_init(sim *w, uint64_t seed);
 void sim_free(sim *w);
@@ -206,13 +209,14 @@ uint64_t in_turn(sim *w, pipe_order *order, uint64_t latency);
  * its thread, if one is given: when that thread gets to it. */
 void sim_at(sim *w, uint64_t at, server *s, thread *on, sim_call call, void *arg, uint64_t number);
 bool sim_next(sim *w, uint64_t until);
-void sim_until(sim *w, uint64_t us); /* from now */
+void sim_until(sim *w, uint64_t us);     /* from now */
 void sim_note(sim *w, const char *what); /* a line of its own in the trace */
 __attribute__((format(printf, 3, 4))) void sim_trace(sim *w, const char *who, const char *format,
                                                      ...);
 _Noreturn __attribute__((format(printf, 2, 3))) void sim_fail(sim *w, const char *format, ...);
 
-/* ---- server.c ------------------------------------------------------------------------------------ */
+/* ---- server.c
+ * ------------------------------------------------------------------------------------ */
 
 void server_start(server *s);
 void server_kill(server *s);
@@ -229,22 +233,24 @@ int64_t redis_listeners(sim *w, aff_slice channel);
 void redis_goes(sim *w, uint64_t until, bool loses_data, bool to_replica);
 uint64_t redis_ms(const sim *w);
 
-/* ---- facade.c, hocus.c --------------------------------------------------------------------------- */
+/* ---- facade.c, hocus.c
+ * --------------------------------------------------------------------------- */
 
 facade *facade_new(server *s);
 void facade_do(server *s, const item *it); /* on the JavaScript thread */
 void facade_turn_ends(server *s);
-void facade_write(server *s, int name);   /* a direct connection writes, and stays a while */
-void facade_emit(server *s, int name);    /* a custom event */
-void facade_hold(server *s, int name);    /* lockDocument, for a while */
-void facade_drain(server *s, bool leave); /* and ends the process */
+void facade_write(server *s, int name);    /* a direct connection writes, and stays a while */
+void facade_emit(server *s, int name);     /* a custom event */
+void facade_hold(server *s, int name);     /* lockDocument, for a while */
+void facade_drain(server *s, bool leave);  /* and ends the process */
 void facade_announce(server *s, int name); /* a stateless broadcast: its epoch */
 unsigned facade_loaded(const server *s);
 /* Edits that a living server holds in memory: loaded, or being handed over. */
 uint64_t facade_edits(const server *s, int name);
 bool facade_is_busy(const server *s); /* something is to be stored or handed over */
 
-/* ---- people.c ------------------------------------------------------------------------------------ */
+/* ---- people.c
+ * ------------------------------------------------------------------------------------ */
 
 void people_start(sim *w);
 void person_opens(person *p, int index, const char *address);
@@ -258,14 +264,16 @@ void person_leaves(person *p);
 int name_of(const sim *w, const char *address);
 person *person_of(sim *w, uint32_t socket);
 
-/* ---- faults.c ------------------------------------------------------------------------------------ */
+/* ---- faults.c
+ * ------------------------------------------------------------------------------------ */
 
 void faults_plan(sim *w, uint64_t until);
 void faults_heal(sim *w);
 
-/* ---- watch.c ------------------------------------------------------------------------------------- */
+/* ---- watch.c
+ * ------------------------------------------------------------------------------------- */
 
-void watch_step(server *s);  /* after each turn of an I/O thread */
+void watch_step(server *s); /* after each turn of an I/O thread */
 void watch_store(sim *w, int name, int by, uint64_t epoch, uint64_t confirmed_at);
 void watch_grant(sim *w, server *s, aff_slice key, aff_slice record);
 void watch_stateless(server *s, aff_slice frame); /* an owner gets it */

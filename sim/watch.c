@@ -5,7 +5,8 @@
 
 enum { MEMORY_MAX = 4 << 20 };
 
-/* ---- While it runs ------------------------------------------------------------------------------ */
+/* ---- While it runs ------------------------------------------------------------------------------
+ */
 
 static entry *membership(sim *w, const server *s) {
     char key[32];
@@ -60,7 +61,8 @@ void watch_grant(sim *w, server *s, aff_slice key, aff_slice record) {
     w->totals.epochs++;
 }
 
-/* I28: a store by an older epoch after one by a newer was confirmed before the newer was granted. */
+/* I28: a store by an older epoch after one by a newer was confirmed before the newer was granted.
+ */
 void watch_store(sim *w, int name, int by, uint64_t epoch, uint64_t confirmed_at) {
     const document_info *d = &w->names[name];
     if (epoch >= d->stored_epoch) return;
@@ -107,7 +109,8 @@ void watch_frame(person *p, int index, const aff__client_frame *frame) {
     const provider *v = &p->providers[index];
     w->totals.frames++;
     /* I31: a client is told of a document's end only if it has asked for it. */
-    if (frame->type == AFF_HP_CLOSE || (frame->type == AFF_HP_AUTH && frame->sub == AFF_HP_DENIED)) {
+    if (frame->type == AFF_HP_CLOSE ||
+        (frame->type == AFF_HP_AUTH && frame->sub == AFF_HP_DENIED)) {
         sim_fail(w, "I31: person %u is sent away from %s", p->id, v->address);
     }
     /* I32: nothing is acknowledged that was not changed. */
@@ -129,7 +132,8 @@ void watch_closed(person *p, unsigned code) {
     p->w->totals.closed_sockets++;
 }
 
-/* ---- At the end ------------------------------------------------------------------------------------ */
+/* ---- At the end
+ * ------------------------------------------------------------------------------------ */
 
 static bool differs(sim *w, bool explain, const char *who, const char *what, uint64_t has,
                     uint64_t wanted) {
@@ -144,8 +148,8 @@ static bool differs(sim *w, bool explain, const char *who, const char *what, uin
 
 /*
  * I38: nobody's cursor vanishes because the document has moved, as long as the sockets last. (A
- * provider that connects again, or points while its document moves, may use a clock that others have
- * heard of; that heals itself with its next move, and with y-protocols' renewal after 15 s.)
+ * provider that connects again, or points while its document moves, may use a clock that others
+ * have heard of; that heals itself with its next move, and with y-protocols' renewal after 15 s.)
  */
 static bool are_cursors_in_sync(sim *w, const provider *v, uint32_t id, bool explain) {
     bool good = true;
@@ -158,7 +162,8 @@ static bool are_cursors_in_sync(sim *w, const provider *v, uint32_t id, bool exp
             if (!p->is_used[i] || name_of(w, other->address) != n || p->connections > 1) continue;
             char who[64];
             snprintf(who, sizeof(who), "person %u, %s, of person %u", p->id, other->address, id);
-            good &= !differs(w, explain, who, "sees the cursor", other->cursors[id] != 0, v->cursor != 0);
+            good &= !differs(w, explain, who, "sees the cursor", other->cursors[id] != 0,
+                             v->cursor != 0);
         }
     }
     return good;

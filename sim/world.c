@@ -20,8 +20,10 @@ void *sim_alloc(sim *w, size_t size) {
     AFF_ASSERT(size <= CHUNK);
     if (!w->chunks || w->chunk_used + size > CHUNK) {
         chunk *c = spare;
-        if (c) spare = c->next;
-        else c = malloc(sizeof(*c) + CHUNK);
+        if (c)
+            spare = c->next;
+        else
+            c = malloc(sizeof(*c) + CHUNK);
         AFF_ASSERT(c);
         c->next = w->chunks;
         w->chunks = c;
@@ -93,14 +95,14 @@ uint64_t in_turn(sim *w, pipe_order *order, uint64_t latency) {
     return order->last_at = at;
 }
 
-/* ---- Time: a heap ------------------------------------------------------------------------------ */
+/* ---- Time: a heap ------------------------------------------------------------------------------
+ */
 
 static bool is_before(const happening *a, const happening *b) {
     return a->at != b->at ? a->at < b->at : a->order < b->order;
 }
 
-void sim_at(sim *w, uint64_t at, server *s, thread *on, sim_call call, void *arg,
-            uint64_t number) {
+void sim_at(sim *w, uint64_t at, server *s, thread *on, sim_call call, void *arg, uint64_t number) {
     if (w->heap_len == w->heap_cap) {
         w->heap_cap = w->heap_cap * 2 + 256;
         w->heap = realloc(w->heap, w->heap_cap * sizeof(*w->heap));
@@ -163,7 +165,8 @@ bool sim_next(sim *w, uint64_t until) {
     server *s = h.server >= 0 ? &w->servers[h.server] : NULL;
     if (s && (!s->engine || s->life != h.life)) return true;
     if (h.on) {
-        server_push(s, h.on, &(item){.kind = CALL, .call = h.call, .arg = h.arg, .number = h.number});
+        server_push(s, h.on,
+                    &(item){.kind = CALL, .call = h.call, .arg = h.arg, .number = h.number});
     } else {
         h.call(w, h.arg, h.number);
     }
@@ -175,7 +178,8 @@ void sim_until(sim *w, uint64_t us) {
     while (sim_next(w, until)) continue;
 }
 
-/* ---- Telling ------------------------------------------------------------------------------------- */
+/* ---- Telling
+ * ------------------------------------------------------------------------------------- */
 
 void sim_trace(sim *w, const char *who, const char *format, ...) {
     if (!w->traces) return;

@@ -1,6 +1,7 @@
 /*
  * The simulator (sim/): a thousand seeds, and the traces of the scenarios that ARCHITECTURE.md
- * explains. `make sim SEED=n` repeats one seed with its trace, `make golden` writes the traces anew.
+ * explains. `make sim SEED=n` repeats one seed with its trace, `make golden` writes the traces
+ * anew.
  */
 #include <setjmp.h>
 #include <stdarg.h>
