@@ -346,8 +346,6 @@ static void answer_left(aff_engine *e, uint64_t request, int status) {
     act->status = status;
 }
 
-static void left(aff_engine *e, aff__doc *doc, int status);
-
 void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name) {
     aff__doc *doc = aff__doc_find(e, name);
     if (!doc || doc->state != AFF_DOC_OWNED || !aff__is_member(e)) {
@@ -356,7 +354,6 @@ void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name) {
     }
     doc->left = request;
     release(e, doc);
-    if (AFF_MUTATE(17, true, false)) left(e, doc, 0);
 }
 
 /* The lease is free: whoever claims it next owns the document. The app is told last: it ends its

@@ -46,7 +46,7 @@ bool aff__is_member(const aff_engine *e) {
 }
 
 static uint64_t margin(const aff_engine *e) {
-    return e->config.lock_ttl_ms / 20 + 1;
+    return AFF_MUTATE(17, 0, e->config.lock_ttl_ms / 20 + 1);
 }
 
 static void ask(aff_engine *e, aff__ask_kind kind, aff_script script, const char *boot) {

@@ -21,7 +21,7 @@
  *   14  leases are not made sure of after a reconnection
  *   15  answers to former owners pass to the new one
  *   16  the app hears that a document is left before its routes have moved
- *   17  a release is said to be done before Redis has done it
+ *   17  there is no margin for clocks that differ
  *   18  a new boot goes on with the leases of the former one
  *   19  an event is given up when its owner is gone
  *   20  a lost document is not told to the servers that route to it
