@@ -577,7 +577,7 @@ void facade_do(server *s, const item *it) {
             return;
         }
         case CLIENT_CLOSES: socket_closed(s, it->socket); return;
-        default: AFF_ASSERT(!"not for JavaScript");
+        default: AFF_ASSERT(false);
     }
 }
 

@@ -12,7 +12,7 @@ int name_of(const sim *w, const char *address) {
             (address[len] == '\0' || address[len] == '/'))
             return n;
     }
-    AFF_ASSERT(!"no such document");
+    AFF_ASSERT(false);
     return 0;
 }
 

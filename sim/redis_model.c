@@ -149,6 +149,6 @@ redis_answer redis_run_script(redis_data *r, uint64_t now_ms, uint64_t clock_us,
         case AFF_COMMAND_GET:
             out.values[0] = e ? string(slice(&e->value)) : (aff_value){.type = AFF_VALUE_NIL};
             return out;
-        default: AFF_ASSERT(!"unknown script"); return out;
+        default: AFF_ASSERT(false); return out;
     }
 }
