@@ -166,6 +166,11 @@ void person_receives(sim *w, uint32_t socket, int from, aff_slice data) {
         bool was_in_sync = v->synced && v->unsynced == 0;
         watch_frame(p, i, &frame);
         provider_receives(wire_of(p), v, &frame);
+        if (frame.type == AWARENESS) {
+            awareness seen = awareness_in(&frame);
+            sim_trace(w, who(p), "hears of person %u in %s: %s, clock %u", (unsigned)seen.id,
+                      address, word(seen.state), (unsigned)seen.clock);
+        }
         if (frame.type == AFF_HP_AUTH) sim_trace(w, who(p), "hears %s", frame_word(data));
         if (!was_in_sync && v->synced && v->unsynced == 0) {
             sim_trace(w, who(p), "is in sync with %s: %llx", v->address,
@@ -246,7 +251,10 @@ void person_does_something(person *p) {
         case 7:
         case 8:
         case 9:
-            if (speaks) provider_points(wire_of(p), v, 1 + below(w, 1000));
+            if (!speaks) return;
+            provider_points(wire_of(p), v, 1 + below(w, 1000));
+            sim_trace(w, who(p), "points in %s: %u, clock %u", v->address, (unsigned)v->cursor,
+                      (unsigned)v->clock);
             return;
         default:
             if (p->is_used[index]) person_types(p, index);
