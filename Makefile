@@ -32,12 +32,12 @@ BINDING_INC = -Icore -Iruntime -Ibinding $(HIREDIS_INC) $(NODE_INC)
 CORE_SRC := $(wildcard core/*.c)
 RUNTIME_SRC := $(wildcard runtime/*.c)
 BINDING_SRC := $(wildcard binding/*.c)
-C_FILES = $(wildcard core/*.[ch] runtime/*.[ch] binding/*.[ch] test/c/*.[ch])
+C_FILES = $(wildcard core/*.[ch] runtime/*.[ch] binding/*.[ch] sim/*.[ch] test/c/*.[ch])
 
 # The platform's name in prebuilds/, as Node spells it.
 PLATFORM := $(shell $(NODE) -p 'process.platform + "-" + process.arch' 2>/dev/null)
 
-.PHONY: test-faults all setup native js build prebuild demo faults test test-c test-node test-browser asan tsan \
+.PHONY: sim swarm mutants golden test-faults all setup native js build prebuild demo faults test test-c test-node test-browser asan tsan \
 	lint format clean help c-tests
 .DEFAULT_GOAL := build
 
@@ -102,7 +102,11 @@ TESTS := $(patsubst test/c/%.c,%,$(wildcard test/c/test_*.c))
 CORE_TESTS := $(filter test_core_%,$(TESTS))
 OTHER_TESTS := $(filter-out test_core_%,$(TESTS))
 HELPERS := $(filter-out $(wildcard test/c/test_*.c),$(wildcard test/c/*.c))
-TEST_INC = -Itest/c $(CORE_INC)
+TEST_INC = -Itest/c -Isim $(CORE_INC)
+# The simulator's models stand around the engine in tests of the core, too; all but its command line.
+SIM_SRC := $(wildcard sim/*.c)
+SIM_OBJ_V := $(patsubst %.c,$(V)/%.o,$(SIM_SRC))
+MODEL_OBJ_V := $(filter-out $(V)/sim/main.o,$(SIM_OBJ_V))
 CORE_OBJ_V := $(CORE_SRC:%.c=$(V)/%.o)
 RUNTIME_OBJ_V := $(RUNTIME_SRC:%.c=$(V)/%.o)
 HELPER_OBJ_V := $(HELPERS:%.c=$(V)/%.o)
@@ -116,6 +120,13 @@ $(V)/runtime/%.o: runtime/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(SAN) $(DEPFLAGS) $(RUNTIME_INC) -DAFF_CHECK -c $< -o $@
 
+$(V)/sim/%.o: sim/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN) $(DEPFLAGS) -Isim $(CORE_INC) -DAFF_CHECK -c $< -o $@
+
+$(V)/sim/sim: $(SIM_OBJ_V) $(CORE_OBJ_V)
+	$(CC) $(SAN) -o $@ $^
+
 $(V)/test/c/test_core_%.o: test/c/test_core_%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(SAN) $(DEPFLAGS) $(TEST_INC) -DAFF_CHECK -c $< -o $@
@@ -124,7 +135,7 @@ $(V)/test/c/%.o: test/c/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(SAN) $(DEPFLAGS) $(TEST_INC) $(RUNTIME_INC) -DAFF_CHECK -c $< -o $@
 
-$(CORE_TESTS:%=$(V)/%): $(V)/%: $(V)/test/c/%.o $(CORE_OBJ_V)
+$(CORE_TESTS:%=$(V)/%): $(V)/%: $(V)/test/c/%.o $(MODEL_OBJ_V) $(CORE_OBJ_V)
 	$(CC) $(SAN) -o $@ $^ -lcmocka
 
 $(OTHER_TESTS:%=$(V)/%): $(V)/%: $(V)/test/c/%.o $(HELPER_OBJ_V) $(CORE_OBJ_V) $(RUNTIME_OBJ_V)
@@ -149,6 +160,27 @@ asan:
 tsan:
 	@$(MAKE) --no-print-directory c-tests VARIANT=tsan OPT=-O1 SAN="-fsanitize=thread"
 	@$(NODE) scripts/test.mjs --c build/tsan
+
+# --- the simulator ---------------------------------------------------------------------------------
+
+N ?= 100000
+FROM ?= 1
+
+## sim: one run of the simulator, from its seed, with its trace (SEED=n)
+sim: $(V)/sim/sim
+	@$(V)/sim/sim seed $(or $(SEED),1)
+
+## swarm: many seeds of the simulator on all cores (N=100000, FROM=1)
+swarm: $(V)/sim/sim
+	@$(V)/sim/sim swarm $(N) $(FROM)
+
+## golden: the traces that the tests compare with, anew (sim/golden)
+golden: $(V)/sim/sim
+	@$(V)/sim/sim golden sim/golden
+
+## mutants: does the simulator notice when the engine is broken? (MAX=10000 seeds each)
+mutants:
+	@scripts/mutants.sh $(or $(MAX),10000)
 
 # --- everything else -------------------------------------------------------------------------------
 

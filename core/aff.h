@@ -136,7 +136,8 @@ typedef enum {
     AFF_EV_ROUTE_END,    /* `socket`, `name`: the local Hocuspocus ended this address */
     AFF_EV_ROUTE_STATE,  /* `socket`, `name`; `data`: u8 (1: authenticated, 2: read-only), the
                             provider's counter, its last Auth, SyncStep1 and Awareness frames,
-                            in lib0's encodings */
+                            how many SyncStep1s of the owner it has yet to answer, in lib0's
+                            encodings */
     /* From the app: the owner's side. */
     AFF_EV_PROXY_SEND,  /* `sockets[count]`: proxy sockets of one document; `data`: one frame */
     AFF_EV_PROXY_CLOSE, /* `socket`: the proxy; `code`, `data`: the reason */
@@ -193,8 +194,6 @@ typedef enum {
     AFF_ACT_CLAIMED,      /* `request`; `status` 0 (`bytes`: the epoch), AFF_EOWNED (`name`: the
                              owner), AFF_EREDIS */
     AFF_ACT_LOST,         /* `document`: this server has lost it; its connections are ended */
-    AFF_ACT_RELOAD,       /* `document`: owned again, but others may have stored it in between: what
-                             is stored is to be merged into it before it is stored itself */
     AFF_ACT_EVENT_RUN,    /* `request`, `name`, `document`, `data`: run it; AFF_EV_EVENT_RESULT */
     AFF_ACT_EVENT_LOCAL,  /* `request` of AFF_EV_EMIT: run it here; then end AFF_USE_EVENT */
     AFF_ACT_EVENT_DONE,   /* `request` of AFF_EV_EMIT; `status`, `data`: the result or the error */

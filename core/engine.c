@@ -373,7 +373,7 @@ uint64_t aff_deadline(const aff_engine *e) {
 }
 
 uint64_t aff_valid_until(const aff_engine *e) {
-    return e->member.valid_until;
+    return AFF_MUTATE(10, e->member.valid_until * 2, e->member.valid_until);
 }
 
 const char *aff_boot(const aff_engine *e) {

@@ -13,6 +13,7 @@
 #define AFF_ENGINE_H
 
 #include "map.h"
+#include "mutate.h"
 
 typedef struct aff__doc aff__doc;
 typedef struct aff__peer aff__peer;
@@ -198,6 +199,8 @@ typedef struct {
     bool fresh;                      /* `auth` answers our request for a token */
     bool asks;                       /* AUTH: a SyncStep1 is among what the new owner gets */
     bool step2;                      /* SYNC: the client's SyncStep2 has been forwarded */
+    uint32_t questions;              /* SyncStep1s of owners that the client has yet to answer */
+    uint32_t outdated;               /* those of them of former owners */
     uint32_t unsynced;               /* the provider's counter */
     uint32_t forwarded;              /* SYNC: updates that the present owner has not acknowledged */
     uint32_t before_step2;           /* SYNC: those of them that were sent before the SyncStep2 */
@@ -396,6 +399,8 @@ void aff__peers_credit(aff_engine *e); /* the app has consumed something */
 uint64_t aff__peers_deadline(const aff_engine *e);
 void aff__link_receive(aff_engine *e, aff_slice batch);
 void aff__link_flush(aff_engine *e);
+/* What was sent to a peer behind batch `seq`, or waits to be sent. */
+aff_slice aff__link_sent_after(const aff__peer *peer, uint64_t seq);
 /* Starts a frame in engine->scratch; finished by aff__frame_send(): AFF_EFULL changes nothing. */
 aff__buf *aff__frame(aff_engine *e, aff__frame_type type);
 int aff__frame_send(aff_engine *e, aff__peer *peer);
@@ -410,6 +415,9 @@ void aff__route_move(aff_engine *e, aff__route *route);  /* its owner is lost */
 void aff__route_fail(aff_engine *e, aff__route *route, const char *why);
 /* Stateless messages among frames that a peer may not have had: held for its next owner. */
 void aff__routes_rescue(aff_engine *e, const aff__peer *peer, aff_slice frames);
+/* Likewise a frame that this server has sent to itself, for an address that moves or has moved. */
+void aff__route_returned(aff_engine *e, uint32_t socket, const aff__client_frame *frame,
+                         aff_slice data);
 void aff__visits_end(aff_engine *e, aff__peer *peer); /* the link is gone */
 void aff__sockets_scan(aff_engine *e);
 bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);

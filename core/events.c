@@ -96,7 +96,12 @@ void aff__events_requeue(aff_engine *e, aff__peer *peer) {
         aff__list_append(&waiting, item);
     }
     while (!aff__list_empty(&waiting)) {
-        look_again(e, AFF_OF(waiting.next, aff__waiter, by_peer));
+        aff__waiter *waiter = AFF_OF(waiting.next, aff__waiter, by_peer);
+        if (AFF_MUTATE(19, true, false)) {
+            aff__waiter_free(e, waiter);
+        } else {
+            look_again(e, waiter);
+        }
     }
 }
 

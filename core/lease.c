@@ -329,6 +329,10 @@ void aff__doc_confirm(aff_engine *e, uint64_t request, aff_slice name) {
     waiter->doc = doc;
     aff__list_append(&e->claims, &waiter->by_time);
     aff__list_append(&doc->waiters, &waiter->by_doc);
+    if (AFF_MUTATE(5, doc->state == AFF_DOC_OWNED, false)) {
+        answer_all(e, doc);
+        return;
+    }
     if (doc->state == AFF_DOC_OWNED) {
         doc->kept = true;
         to(e, doc, AFF_DOC_FREE);
@@ -352,15 +356,18 @@ void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name) {
     release(e, doc);
 }
 
-/* The lease is free: whoever claims it next owns the document. */
+/* The lease is free: whoever claims it next owns the document. The app is told last: it ends its
+ * connections then, and what they say must not reach clients whose routes have moved. */
 static void left(aff_engine *e, aff__doc *doc, int status) {
-    answer_left(e, doc->left, status);
+    uint64_t request = doc->left;
     doc->left = 0;
+    if (AFF_MUTATE(16, true, false)) answer_left(e, request, status);
     drop_uses(doc);
     doc->answering = true;
     aff__served_lost(e, doc);
     move_local_routes(e, doc);
     doc->answering = false;
+    if (AFF_MUTATE(16, false, true)) answer_left(e, request, status);
 }
 
 /* This server has lost a document that the app counted on. */
@@ -399,19 +406,8 @@ void aff__saw_epoch(aff_engine *e, uint64_t epoch) {
     if (epoch > e->stats.epoch_max) e->stats.epoch_max = epoch;
 }
 
-/* Was the lease this process's all the time? Else others may have owned the document in between. */
-static bool is_own(const aff_engine *e, aff_slice record) {
-    record_fields fields;
-    return parse_record(record, &fields) &&
-           memcmp(fields.boot.data, e->member.boot, AFF_PROCESS_LEN) == 0;
-}
-
-static void won(aff_engine *e, aff__doc *doc, aff_slice record, const record_fields *fields,
-                aff_slice before) {
+static void won(aff_engine *e, aff__doc *doc, aff_slice record, const record_fields *fields) {
     bool renewed = doc->kept && doc->epoch != fields->epoch;
-    if (renewed && !is_own(e, before)) {
-        aff__act(e, AFF_ACT_RELOAD, doc->item.key, aff__none(), aff__none());
-    }
     if (!doc->kept || renewed) {
         aff__news(e, AFF_NEWS_OWNED, doc->item.key, aff__none(), fields->epoch);
     }
@@ -504,7 +500,7 @@ static void on_claim_answer(aff_engine *e, aff__doc *doc, const aff_event *reply
     }
     aff__saw_epoch(e, fields.epoch);
     if (result == 1) {
-        won(e, doc, record, &fields, reply->value_count > 2 ? values[2].string : aff__none());
+        won(e, doc, record, &fields);
         return;
     }
     aff__peer *peer = aff__peer_find(e, aff__slice(fields.boot.data, AFF_PROCESS_LEN));

@@ -148,7 +148,7 @@ void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why) {
     aff__release(&e->heap, peer);
 }
 
-static void read_frames(aff_engine *e, aff__peer *peer, aff_slice rest);
+static bool read_frames(aff_engine *e, aff__peer *peer, aff_slice rest);
 
 /* ---- Sending ------------------------------------------------------------------------------ */
 
@@ -237,12 +237,18 @@ static bool is_waiting(const aff__peer *peer) {
     return peer->acked_seq < peer->out_seq || unsent(peer) > 0;
 }
 
-/* Publishes a batch under its number; with no frames, a beat under that of the last batch. */
+/*
+ * Publishes a batch under its number; with no frames, a beat under that of the last batch.
+ *
+ * What is acknowledged is forgotten by its sender. A MOVED among the frames that are still to come
+ * may ask for it back: so the last batch alone acknowledges, and tells what is missing.
+ */
 static void publish(aff_engine *e, aff__peer *peer, uint64_t seq, aff_slice frames,
                     unsigned flags) {
     aff__buf *out = &e->scratch;
     if (frames.len) flags |= FLAG_FRAMES;
-    if (peer->missing) flags |= FLAG_MISSING;
+    bool is_last = unsent(peer) == 0 && seq == peer->out_seq;
+    if (peer->missing && is_last) flags |= FLAG_MISSING;
     out->len = 0;
     peer->in_limit = credit(e, peer);
     aff__put_u8(out, VERSION);
@@ -251,14 +257,15 @@ static void publish(aff_engine *e, aff__peer *peer, uint64_t seq, aff_slice fram
     put_process(out, peer->process);
     aff__put_uint(out, peer->session);
     aff__put_uint(out, seq);
-    aff__put_uint(out, peer->in_seq);
+    aff__put_uint(out, is_last ? peer->in_seq : 0);
     aff__put_uint(out, peer->in_limit);
     aff__put(out, frames.data, frames.len);
     aff_slice channel = aff__key(e, "Link", aff__str(peer->process));
     aff_action *act = aff__act(e, AFF_ACT_PUBLISH, aff__none(), channel, aff__buf_slice(out));
     act->request = aff__remember_ask(e, AFF_ASK_PUBLISHED, NULL, peer->process);
     peer->spoken_at = e->now;
-    peer->ack_wanted = peer->missing = false;
+    peer->ack_wanted = false;
+    if (is_last) peer->missing = false;
     e->stats.batches_out++;
     e->stats.bytes_out += out->len;
 }
@@ -287,18 +294,26 @@ static aff_slice next_batch(const aff__peer *peer) {
     return aff__slice(start, len);
 }
 
-static void send_batch(aff_engine *e, aff__peer *peer, aff_slice batch) {
-    uint32_t size = (uint32_t)batch.len;
-    publish(e, peer, ++peer->out_seq, batch, 0);
-    aff__put(&peer->sizes, &size, sizeof(size));
-    peer->out_bytes += batch.len;
-    peer->queue_at += batch.len;
-}
-
 static uint32_t size_of_batch(const aff__peer *peer, uint64_t index) {
     uint32_t size;
     memcpy(&size, peer->sizes.data + index * sizeof(size), sizeof(size));
     return size;
+}
+
+aff_slice aff__link_sent_after(const aff__peer *peer, uint64_t seq) {
+    size_t at = peer->acked_at;
+    for (uint64_t i = 0; peer->acked_seq + i < peer->out_seq && peer->acked_seq + i < seq; i++) {
+        at += size_of_batch(peer, i);
+    }
+    return aff__slice(peer->queue.data + at, peer->queue.len - at);
+}
+
+static void send_batch(aff_engine *e, aff__peer *peer, aff_slice batch) {
+    uint32_t size = (uint32_t)batch.len;
+    peer->out_bytes += batch.len;
+    peer->queue_at += batch.len;
+    publish(e, peer, ++peer->out_seq, batch, 0);
+    aff__put(&peer->sizes, &size, sizeof(size));
 }
 
 /* Everything that is not acknowledged, again. */
@@ -461,19 +476,21 @@ static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame) {
     }
 }
 
-static void read_frames(aff_engine *e, aff__peer *peer, aff_slice rest) {
+/* False: the peer is gone, and freed. */
+static bool read_frames(aff_engine *e, aff__peer *peer, aff_slice rest) {
     while (rest.len > 0) {
         aff_slice frame;
         if (!aff__get_bytes(&rest, &frame)) {
             e->stats.malformed++;
-            return;
+            return true;
         }
         if (frame.len == 1 && frame.data[0] == AFF_FRAME_BYE) {
             aff__peer_gone(e, peer, "it said goodbye");
-            return; /* the last frame of a link; `peer` is freed */
+            return false; /* the last frame of a link */
         }
         if (!dispatch(e, peer, frame)) e->stats.malformed++;
     }
+    return true;
 }
 
 /* Something is missing: its sender is asked for it, with the next beat. */
@@ -519,9 +536,8 @@ static void acknowledge_later(aff_engine *e, aff__peer *peer) {
     }
 }
 
-/* What the header says of the other direction. */
-static void on_acknowledgement(aff_engine *e, aff__peer *peer, const batch_header *h) {
-    if (h->ack > peer->acked_seq) acknowledged(peer, h->ack);
+/* What the header says of the other direction; but see on_batch(). */
+static void on_header(aff_engine *e, aff__peer *peer, const batch_header *h) {
     if (h->limit > peer->out_limit) {
         peer->out_limit = h->limit;
         if (unsent(peer)) mark_dirty(e, peer);
@@ -530,24 +546,30 @@ static void on_acknowledgement(aff_engine *e, aff__peer *peer, const batch_heade
     if (h->flags & FLAG_MISSING) send_again(e, peer);
 }
 
+/*
+ * An acknowledgement counts after the frames that were sent before it: one of them may say that
+ * what is acknowledged came too late to be of use (MOVED).
+ */
 static void on_batch(aff_engine *e, aff__peer *peer, const batch_header *h, aff_slice frames) {
-    on_acknowledgement(e, peer, h);
+    on_header(e, peer, h);
     bool has_frames = h->flags & FLAG_FRAMES;
     uint64_t expected = peer->in_seq + has_frames;
-    if (h->seq > expected) {
+    if (AFF_MUTATE(3, false, h->seq > expected)) {
         on_gap(e, peer);
         return;
     }
-    if (h->seq < expected) { /* had before; its sender may not know */
+    if (AFF_MUTATE(7, false, h->seq < expected)) { /* had before; its sender may not know */
         e->stats.stale++;
         if (has_frames) answer_now(e, peer);
         return;
     }
-    if (!has_frames) return;
-    peer->in_seq = h->seq;
-    peer->in_bytes += frames.len;
-    acknowledge_later(e, peer);
-    read_frames(e, peer, frames);
+    if (has_frames) {
+        peer->in_seq = h->seq;
+        peer->in_bytes += frames.len;
+        acknowledge_later(e, peer);
+        if (!read_frames(e, peer, frames)) return;
+    }
+    if (h->ack > peer->acked_seq) acknowledged(peer, h->ack);
 }
 
 void aff__link_receive(aff_engine *e, aff_slice batch) {

@@ -46,7 +46,7 @@ bool aff__is_member(const aff_engine *e) {
 }
 
 static uint64_t margin(const aff_engine *e) {
-    return e->config.lock_ttl_ms / 20 + 1;
+    return AFF_MUTATE(17, 0, e->config.lock_ttl_ms / 20 + 1);
 }
 
 static void ask(aff_engine *e, aff__ask_kind kind, aff_script script, const char *boot) {
@@ -91,7 +91,7 @@ static void lapse(aff_engine *e, const char *why) {
     aff__log(e, 1, "membership lost (%s): starting again under a new boot", why);
     e->member.valid_until = 0;
     aff__new_boot(e);
-    aff__docs_reclaim(e);
+    if (AFF_MUTATE(18, false, true)) aff__docs_reclaim(e);
     to(e, AFF_MEMBER_OFFLINE);
     if (e->member.redis_up) join(e);
 }
@@ -114,8 +114,11 @@ void aff__member_up(aff_engine *e) {
     } else if (has_lapsed(e)) {
         lapse(e, "Redis was away for too long");
     } else if (m->state == AFF_MEMBER_JOINED) {
-        m->renew_at = e->now; /* does the key still stand? */
+        /* Do the key and our records still stand? It may be another Redis: a replica that was
+         * behind when it was promoted. */
+        m->renew_at = e->now;
         aff__member_tick(e);
+        if (AFF_MUTATE(14, false, true)) aff__docs_reclaim(e);
         aff__docs_resume(e);
     }
     aff__peers_greet(e);

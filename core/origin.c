@@ -158,6 +158,7 @@ static void feed(aff_engine *e, uint32_t socket, aff__buf held) {
 
 static void close_socket(aff_engine *e, aff__socket *socket, uint16_t code, const char *reason);
 static void on_route_over(aff_engine *e, aff__route *route);
+static bool rescue_route(aff_engine *e, aff__route *route, aff_slice frames);
 
 static bool hold(aff_engine *e, aff__route *route, aff_slice frame) {
     aff__socket *socket = route->socket;
@@ -358,6 +359,7 @@ static bool hold_replay(aff_engine *e, aff__route *route) {
         if (replay[i]->len) fits = hold(e, route, aff__buf_slice(replay[i]));
     }
     aff_slice rest = aff__buf_slice(&waiting), frame;
+    if (AFF_MUTATE(8, true, false)) rest = aff__none();
     while (fits && aff__get_bytes(&rest, &frame)) fits = hold(e, route, frame);
     aff__buf_free(&waiting);
     return fits; /* false: the socket is closed, and the route is gone */
@@ -386,7 +388,7 @@ void aff__shims_timeout(aff_engine *e) {
     }
 }
 
-void aff__route_move(aff_engine *e, aff__route *route) {
+static void move(aff_engine *e, aff__route *route) {
     if (route->state == AFF_ROUTE_REMOTE) {
         detach(e, route);
         fail_over(e, route);
@@ -403,6 +405,15 @@ void aff__route_move(aff_engine *e, aff__route *route) {
     }
 }
 
+void aff__route_move(aff_engine *e, aff__route *route) {
+    const aff__peer *from =
+        route->state == AFF_ROUTE_REMOTE && route->visit ? route->visit->peer : NULL;
+    if (!from || from == e->self ||
+        rescue_route(e, route, aff__link_sent_after(from, from->acked_seq))) {
+        move(e, route);
+    }
+}
+
 static bool get_state(aff_slice rest, aff__shim *shim) {
     uint8_t flags;
     aff_slice auth, step1, awareness;
@@ -410,6 +421,7 @@ static bool get_state(aff_slice rest, aff__shim *shim) {
         !aff__get_bytes(&rest, &auth) || !aff__get_bytes(&rest, &step1) ||
         !aff__get_bytes(&rest, &awareness))
         return false;
+    aff__get_u32(&rest, &shim->questions);
     shim->authenticated = flags & 1;
     shim->readonly = flags & 2;
     shim->auth.len = shim->step1.len = shim->awareness.len = 0;
@@ -542,7 +554,8 @@ void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address) {
 static aff__route *route_at(aff_engine *e, uint32_t socket, aff_slice address, uint64_t epoch,
                             const aff__peer *peer) {
     aff__route *route = find_route(e, socket, address);
-    if (route && route->visit && route->visit->peer == peer && route->epoch == epoch) return route;
+    bool is_there = route && route->visit && route->visit->peer == peer && route->epoch == epoch;
+    if (AFF_MUTATE(1, route != NULL, is_there)) return route;
     e->stats.stale++;
     return NULL;
 }
@@ -598,15 +611,19 @@ static bool on_refuse(aff_engine *e, aff__peer *peer, aff_slice rest) {
     return true;
 }
 
-/* The owner has lost the document to another server. */
+/* The owner has lost the document to another server. It has read nothing of it that was sent behind
+ * batch `seq`. */
 static bool on_moved(aff_engine *e, aff__peer *peer, aff_slice rest) {
     uint32_t socket;
-    uint64_t epoch;
-    if (!aff__get_u32(&rest, &socket) || !aff__get_uint(&rest, &epoch)) return false;
+    uint64_t epoch, seq;
+    if (!aff__get_u32(&rest, &socket) || !aff__get_uint(&rest, &epoch) ||
+        !aff__get_uint(&rest, &seq))
+        return false;
     aff__route *route = route_at(e, socket, rest, epoch, peer);
     if (!route) return true;
+    if (peer != e->self && !rescue_route(e, route, aff__link_sent_after(peer, seq))) return true;
     aff__doc_doubt(e, route->doc->item.key, peer);
-    aff__route_move(e, route);
+    move(e, route);
     return true;
 }
 
@@ -764,23 +781,48 @@ bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff
 
 /* ---- Links and time -------------------------------------------------------------------------- */
 
-static void rescue(aff_engine *e, const aff__peer *peer, aff_slice rest) {
+/* Whose stateless message is this frame to `peer`? NULL: it is something else, or for nobody. */
+static aff__route *stateless_of(aff_engine *e, const aff__peer *peer, aff_slice *rest) {
+    uint8_t type;
     uint32_t socket;
     uint64_t epoch;
     aff__client_frame frame;
-    bool readable = aff__get_u32(&rest, &socket) && aff__get_uint(&rest, &epoch) &&
-                    aff__parse_client_frame(rest, &frame);
-    if (!readable || frame.type != AFF_HP_STATELESS) return;
+    bool readable = aff__get_u8(rest, &type) && type == AFF_FRAME_DATA &&
+                    aff__get_u32(rest, &socket) && aff__get_uint(rest, &epoch) &&
+                    aff__parse_client_frame(*rest, &frame);
+    if (!readable || frame.type != AFF_HP_STATELESS) return NULL;
     aff__route *route = find_route(e, socket, frame.address);
     bool was_sent = route && route->state == AFF_ROUTE_REMOTE && route->visit->peer == peer;
-    if (was_sent) hold(e, route, rest);
+    return AFF_MUTATE(9, false, was_sent) ? route : NULL;
 }
 
 void aff__routes_rescue(aff_engine *e, const aff__peer *peer, aff_slice frames) {
     aff_slice frame;
     while (aff__get_bytes(&frames, &frame)) {
-        uint8_t type;
-        if (aff__get_u8(&frame, &type) && type == AFF_FRAME_DATA) rescue(e, peer, frame);
+        aff__route *route = stateless_of(e, peer, &frame);
+        if (route) hold(e, route, frame);
+    }
+}
+
+/* False: that was too much to hold, and the socket is closed. */
+static bool rescue_route(aff_engine *e, aff__route *route, aff_slice frames) {
+    const aff__peer *peer = route->visit->peer;
+    aff_slice frame;
+    while (aff__get_bytes(&frames, &frame)) {
+        if (stateless_of(e, peer, &frame) == route && !hold(e, route, frame)) return false;
+    }
+    return true;
+}
+
+void aff__route_returned(aff_engine *e, uint32_t socket, const aff__client_frame *frame,
+                         aff_slice data) {
+    aff__route *route = find_route(e, socket, frame->address);
+    if (!route || frame->type != AFF_HP_STATELESS) return;
+    bool moves = route->state == AFF_ROUTE_REMOTE && route->visit->peer == e->self;
+    if (moves) {
+        hold(e, route, data); /* MOVED is on its way */
+    } else {
+        on_client_frame(e, route, frame, data);
     }
 }
 

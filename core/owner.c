@@ -81,11 +81,13 @@ static void end_served(aff_engine *e, aff__served *served) {
     aff__doc_settle(e, doc);
 }
 
+/* MOVED also says up to where the origin's batches were read while the address was served. */
 static void answer(aff_engine *e, aff__frame_type type, const aff__proxy *proxy, uint64_t epoch,
                    aff_slice address) {
     aff__buf *frame = aff__frame(e, type);
     aff__put_uint(frame, proxy->origin_socket);
     aff__put_uint(frame, epoch);
+    if (type == AFF_FRAME_MOVED) aff__put_uint(frame, proxy->peer->in_seq);
     aff__put(frame, address.data, address.len);
     aff__frame_send(e, proxy->peer);
 }
@@ -160,7 +162,9 @@ void aff__proxies_end(aff_engine *e, aff__peer *peer) {
 void aff__served_lost(aff_engine *e, aff__doc *doc) {
     while (!aff__list_empty(&doc->served)) {
         aff__served *served = AFF_OF(doc->served.next, aff__served, by_doc);
-        answer(e, AFF_FRAME_MOVED, served->proxy, served->epoch, served_address(served));
+        if (AFF_MUTATE(20, false, true)) {
+            answer(e, AFF_FRAME_MOVED, served->proxy, served->epoch, served_address(served));
+        }
         if (served->accepted) aff__doc_unuse(e, doc, AFF_USE_ROUTE);
         free_served(e, served);
     }
@@ -226,6 +230,9 @@ static void on_data(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
     aff__served *served = find_served(e, proxy->id, frame->address);
     if (!served || epoch < served->since || epoch > served->epoch) {
         e->stats.stale++;
+        if (!served && proxy->peer == e->self) {
+            aff__route_returned(e, proxy->origin_socket, frame, data);
+        }
     } else if (served->accepted) {
         deliver(e, proxy, data);
     } else {

@@ -22,8 +22,7 @@ static const char compare_and_delete[] =
  * Takes the lease where there is none, where it is ours already, or where its record is the
  * expected one (of a boot that is dead, or of our own former boot). A record of ours stands if its
  * epoch is ARGV[3] or above. A new epoch is above the one stored, the claimer's highest (ARGV[7]),
- * and Redis's clock, so that it grows even if Redis lost the record. The third value is what stood
- * there before.
+ * and Redis's clock, so that it grows even if Redis lost the record.
  * Lua's numbers are exact up to 2^53; microseconds since 1970 stay below until the year 2255.
  */
 static const char claim[] =
@@ -39,9 +38,9 @@ static const char claim[] =
     "if ARGV[6] == '1' then return {2} end\n"
     "local time = redis.call('TIME')\n"
     "epoch = math.max(epoch, time[1] * 1000000 + time[2]) + 1\n"
-    "local new = string.format('%.0f', epoch) .. ' ' .. ARGV[1] .. ' ' .. ARGV[2]\n"
-    "redis.call('SET', KEYS[1], new, 'PX', ARGV[5])\n"
-    "return {1, new, record or ''}\n";
+    "record = string.format('%.0f', epoch) .. ' ' .. ARGV[1] .. ' ' .. ARGV[2]\n"
+    "redis.call('SET', KEYS[1], record, 'PX', ARGV[5])\n"
+    "return {1, record}\n";
 
 const char *aff_script_source(aff_script script) {
     switch (script) {

@@ -19,7 +19,9 @@
  *
  * The provider counts what is not acknowledged: SyncStep1 sets its counter to 1, an Update adds 1,
  * a SyncStatus of 1 subtracts 1. The shim counts along. The acknowledgement of the SyncStep2
- * settles all that the former owners had not acknowledged.
+ * settles all that the former owners had not acknowledged. Each SyncStep1 of an owner is answered
+ * by one SyncStep2: those that answer a former owner are dropped, so that none is acknowledged in
+ * vain.
  */
 #include "engine.h"
 
@@ -120,6 +122,7 @@ void aff__shim_wind_clock(aff__shim *shim) {
     aff__buf_init(&whole, shim->awareness.heap);
     aff__put_uint(&update, 1);
     aff__put_uint(&update, entry.id);
+    if (AFF_MUTATE(12, true, false)) return;
     shim->clock = (entry.clock > shim->clock ? entry.clock : shim->clock) + 1;
     aff__put_uint(&update, shim->clock);
     aff__put_bytes(&update, entry.state);
@@ -141,12 +144,15 @@ void aff__shim_note(aff__shim *shim, const aff__client_frame *frame, aff_slice d
         shim->unsynced = 1;
     } else if (is_sync(frame) && frame->sub == UPDATE) {
         shim->unsynced++;
+    } else if (is_sync(frame) && frame->sub == STEP2 && shim->questions > 0) {
+        shim->questions--;
     }
 }
 
 bool aff__shim_start(aff_engine *e, aff__shim *shim) {
     aff__list_remove(&shim->by_time);
     shim->forwarded = shim->before_step2 = 0;
+    shim->outdated = shim->questions;
     shim->step2 = false;
     shim->fresh = false;
     bool ask = shim->authenticated && can_be_asked(aff__buf_slice(&shim->auth));
@@ -158,6 +164,10 @@ bool aff__shim_start(aff_engine *e, aff__shim *shim) {
 }
 
 aff__verdict aff__shim_from_client(aff__shim *shim, const aff__client_frame *frame) {
+    if (is_sync(frame) && frame->sub == STEP2 && AFF_MUTATE(15, false, shim->outdated > 0)) {
+        shim->outdated--; /* what it answers to the present owner contains this */
+        return AFF_SWALLOW;
+    }
     switch (shim->phase) {
         case AFF_SHIM_IDLE: return AFF_PASS;
         case AFF_SHIM_TOKEN:
@@ -213,6 +223,7 @@ static aff__verdict on_status(aff__shim *shim, bool applied) {
         shim->phase = AFF_SHIM_IDLE;
         shim->settled =
             applied && shim->unsynced > shim->forwarded ? shim->unsynced - shim->forwarded : 0;
+        if (AFF_MUTATE(11, true, false)) shim->settled = 0;
         shim->unsynced -= shim->settled;
         return AFF_SETTLE;
     }
@@ -225,6 +236,7 @@ static aff__verdict on_status(aff__shim *shim, bool applied) {
 }
 
 aff__verdict aff__shim_from_owner(aff__shim *shim, const aff__client_frame *frame) {
+    if (is_sync(frame) && frame->sub == STEP1) shim->questions++;
     if (frame->type == STATUS) return on_status(shim, frame->sub == 1);
     if (frame->type != AFF_HP_AUTH) return AFF_PASS;
     if (frame->sub == AFF_HP_AUTHENTICATED) return on_authenticated(shim, frame);

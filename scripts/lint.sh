@@ -16,7 +16,7 @@ must() { # must <check> <command...>: fails the check, with the command's output
 }
 
 # --- format
-must format clang-format --dry-run -Werror $(ls core/*.[ch] runtime/*.[ch] binding/*.[ch] test/c/*.[ch] 2>/dev/null)
+must format clang-format --dry-run -Werror $(ls core/*.[ch] runtime/*.[ch] binding/*.[ch] sim/*.[ch] test/c/*.[ch] 2>/dev/null)
 
 # --- layers: core <- runtime <- binding, no include upward or sideways
 quoted_outside() { # quoted_outside <folder> <allowed folders...>: quoted includes of headers that lie nowhere there
@@ -32,6 +32,7 @@ quoted_outside() { # quoted_outside <folder> <allowed folders...>: quoted includ
 complain 'core includes only core' "$(quoted_outside core core)"
 complain 'runtime includes only core and runtime' "$(quoted_outside runtime core runtime)"
 complain 'binding includes only core, runtime and binding' "$(quoted_outside binding core runtime binding)"
+complain 'sim includes only core and sim' "$(quoted_outside sim core sim)"
 libc='assert|ctype|errno|float|inttypes|limits|math|setjmp|stdalign|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdlib|string'
 complain 'core includes libc headers only' \
     "$(grep -nE '^ *# *include *<' core/*.[ch] | grep -vE "<($libc)\.h>")"

@@ -61,7 +61,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #engine: Engine | undefined
   #documents!: Documents
   #handOvers!: HandOvers
-  #reloads = new Reloads()
+  #reloads = new Reloads((document) => this.#storeNow(document))
   #storesLater = new WeakSet<Document>()
   #instance: Hocuspocus | undefined
   #handleConnection: HandleConnection | undefined
@@ -317,6 +317,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #wrap(instance: Hocuspocus): void {
     const unloadDocument = instance.unloadDocument.bind(instance)
     instance.unloadDocument = async (document) => {
+      if (this.#storesLater.has(document) && !this.#documents.isLost(document)) return
       if (instance.documents.get(document.name) === document) return unloadDocument(document)
       if (!this.#documents.isLost(document) && !document.isDestroyed) return unloadDocument(document)
     }
@@ -484,16 +485,12 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     proxyAlive: (id) => this.#proxies.get(id)?.connection.alive(),
     closeProxy: (id, code, reason) => this.#proxies.get(id)?.closed(code, reason),
     lost: (name) => this.#evict(name, true),
-    reload: (name) => {
-      const document = this.#documents.instanceOf(name)
-      if (document) this.#reloads.reload(document)
-    },
     failed: (error) => {
       for (const client of [...this.#sockets.values()]) client.close(1012, 'Service Restart')
       this.#news.emit('failed', { error })
     },
     news: (kind, news) => {
-      if (kind === 'owned') this.#documents.renewed(news.documentName!, news.epoch!)
+      if (kind === 'owned') this.#onOwned(news.documentName!, news.epoch!)
       this.#news.emit(kind, news)
     },
     runEvent: (token, name, documentName, packed) => {
@@ -511,6 +508,26 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
         (error) => this.#engine!.eventResult(token, false, this.#payloads.packError(error)),
       )
     },
+  }
+
+  /** With an instance that is loaded this is a new epoch: others may have owned and stored the document in between. */
+  #onOwned(name: string, epoch: number): void {
+    this.#documents.renewed(name, epoch)
+    const document = this.#documents.instanceOf(name)
+    if (document) this.#reloads.reload(document)
+  }
+
+  #storeNow(document: Document): void {
+    const instance = this.#instance!
+    const payload = {
+      instance,
+      clientsCount: document.getConnectionsCount(),
+      document,
+      documentName: document.name,
+      lastContext: {},
+      lastTransactionOrigin: { source: 'local' as const, context: {} },
+    }
+    void instance.storeDocumentHooks(document, payload, true)
   }
 
   /**

@@ -19,8 +19,6 @@ export interface EngineEvents {
   proxyAlive(proxy: number): void
   closeProxy(proxy: number, code: number, reason: string): void
   lost(documentName: string): void
-  /** Owned again, but others may have stored it in between. */
-  reload(documentName: string): void
   /** The engine has ended by itself: nothing is served here any more. */
   failed(error: AffinityError): void
   news(kind: NewsKind, news: News): void
@@ -295,8 +293,6 @@ export class Engine {
         return this.#settleClaim(request, status, name(), bytes)
       case k.ON_LOST:
         return events.lost(document())
-      case k.ON_RELOAD:
-        return events.reload(document())
       case k.ON_EVENT_RUN:
         return events.runEvent(request, name(), document(), data)
       case k.ON_EVENT_LOCAL:

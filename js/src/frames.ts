@@ -11,6 +11,7 @@ const SYNC_STATUS = 8
 const PERMISSION_DENIED = 1
 const AUTHENTICATED = 2
 const STEP1 = 0
+const STEP2 = 1
 const UPDATE = 2
 
 /** Where the address ends, and -1 where a frame is too short for its address. */
@@ -72,6 +73,8 @@ export class ClientState {
   #awareness: Uint8Array | undefined
   /** The provider's counter of changes that are not acknowledged. */
   #unsynced = 0
+  /** SyncStep1s of Hocuspocus that the client has yet to answer. */
+  #questions = 0
   #authenticated = false
   #readOnly = false
 
@@ -86,6 +89,7 @@ export class ClientState {
     else if (type === SYNC || type === SYNC_REPLY) {
       const step = frame[end + 1]
       if (step === UPDATE) this.#unsynced++
+      else if (step === STEP2) this.#questions = Math.max(0, this.#questions - 1)
       else if (step === STEP1) {
         this.#step1 = frame
         this.#unsynced = 1
@@ -99,6 +103,8 @@ export class ClientState {
     const type = frame[end]
     if (type === SYNC_STATUS) {
       if (frame[end + 1] === 1 && this.#unsynced > 0) this.#unsynced--
+    } else if (type === SYNC && frame[end + 1] === STEP1) {
+      this.#questions++
     } else if (type === AUTH && frame[end + 1] === AUTHENTICATED) {
       this.#authenticated = true
       this.#readOnly = readString(frame.subarray(end + 2)) === 'readonly'
@@ -114,6 +120,7 @@ export class ClientState {
     for (const frame of [this.#auth, this.#step1, this.#awareness]) {
       parts.push(lib0Integer(frame?.length ?? 0), frame ?? new Uint8Array())
     }
+    parts.push(lib0Integer(this.#questions))
     return Buffer.concat(parts)
   }
 }

@@ -78,7 +78,6 @@ type ConstantName =
   | 'ON_PROXY_CLOSE'
   | 'ON_CLAIMED'
   | 'ON_LOST'
-  | 'ON_RELOAD'
   | 'ON_EVENT_RUN'
   | 'ON_EVENT_LOCAL'
   | 'ON_EVENT_DONE'

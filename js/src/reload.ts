@@ -6,15 +6,17 @@ const AT_ONCE = 8
 const AGAIN_MS = 1000
 
 /**
- * Loads living documents once more: those that this server owns again, while others may have owned and stored
- * them in between. What is stored is merged into the instance. Until then that is not stored itself: it would
- * replace what it has not seen.
+ * Loads living documents once more: those that this server owns under a new epoch, while others may have owned and
+ * stored them in between. What is stored is merged into the instance, and then the whole is stored. Not before: it
+ * would replace what it has not seen.
  */
 export class Reloads {
   #payloads = new WeakMap<Document, onLoadDocumentPayload>()
   #reloads = new WeakMap<Document, Promise<void>>()
   #waiting: (() => void)[] = []
   #running = 0
+
+  constructor(private readonly store: (document: Document) => void) {}
 
   /** Remembers how the instance was loaded, to do the same again. */
   loaded(payload: onLoadDocumentPayload): void {
@@ -30,7 +32,10 @@ export class Reloads {
     const done = this.#load(document)
     this.#reloads.set(document, done)
     done.then(
-      () => this.#reloads.delete(document),
+      () => {
+        this.#reloads.delete(document)
+        if (!document.isDestroyed) this.store(document)
+      },
       () => {
         const again = () => !document.isDestroyed && this.#begin(document)
         setTimeout(again, AGAIN_MS).unref()

@@ -30,10 +30,11 @@
 
 #include <cmocka.h>
 
-#include "engine.h"
+#include "provider.h"
+#include "redis_model.h"
 
-enum { SERVERS_MAX = 4, CLIENTS_MAX = 64, TRACE_MAX = 32 << 10 };
-enum { PROVIDERS_MAX = 4, DOCUMENTS_MAX = 8, CONNECTIONS_MAX = 64, ADDRESS_MAX = 64 };
+enum { SERVERS_MAX = 4, TRACE_MAX = 32 << 10 };
+enum { PROVIDERS_MAX = 4, DOCUMENTS_MAX = 8, CONNECTIONS_MAX = 64 };
 enum { A, B, C, D };
 
 /* What waits for a server: something that aff_step() will be told. */
@@ -47,11 +48,6 @@ typedef struct input {
 typedef struct {
     input *first, **end;
 } queue;
-
-typedef struct {
-    uint8_t *data;
-    size_t len, cap;
-} bytes;
 
 /* A command on its way to Redis. */
 typedef struct command {
@@ -100,82 +96,30 @@ typedef struct {
     char trace[TRACE_MAX];
 } server;
 
-/* A HocuspocusProvider: the client's side of one address. */
 typedef struct {
-    char address[ADDRESS_MAX];
-    const char *token, *version; /* NULL: older than 3.3, does not answer a request for a token */
-    bool hangs;                  /* nor does this one */
-    bool authenticated;          /* and has therefore started to synchronise */
-    bool ended;                  /* it was told that the document is closed, or denied to it */
-    uint64_t edits;
-    uint64_t clock, cursor;                             /* its own; 0: none */
-    uint64_t clocks[CLIENTS_MAX], cursors[CLIENTS_MAX]; /* everyone's, as far as it has heard */
-    unsigned unsynced; /* its counter of changes that are not acknowledged */
-    unsigned tokens;   /* how often it was asked for one */
-} provider;
-
-typedef struct {
+    struct cluster *in;
+    uint32_t number;
     int server;
     bool open;
     provider providers[PROVIDERS_MAX];
     char trace[TRACE_MAX];
 } client;
 
-typedef struct entry {
-    struct entry *next;
-    bytes key, value;
-    uint64_t expires_at; /* in the history: the epoch */
-} entry;
-
-typedef struct {
+typedef struct cluster {
     uint64_t now;
-    entry *entries; /* Redis */
+    redis_data redis;
     server servers[SERVERS_MAX];
     client clients[CLIENTS_MAX];
     /* Hooks. */
     int lose_from, lose_to, lose_count; /* the next batches with frames of that link are lost */
     bool lose_any;                      /* those of any link */
     bytes captured;                     /* the last batch with frames, lost or not */
-    entry *history;                     /* I4: the highest epoch so far, by lease key */
     int64_t clock_offset;               /* of Redis's clock, in ms */
     bool quiet;                         /* nothing is traced */
     bool nobody_counts;                 /* PUBLISH says that somebody listens, whoever does */
     size_t batches, largest_batch;      /* what Redis has carried */
-    unsigned claims, commands_run;      /* how often the claim script, and any, ran */
+    unsigned commands_run;              /* how often any script or command ran */
 } cluster;
-
-/* ---- Bytes --------------------------------------------------------------------------------- */
-
-static inline void add(bytes *to, const void *data, size_t len) {
-    if (to->len + len > to->cap) {
-        to->cap = (to->len + len) * 2 + 64;
-        to->data = realloc(to->data, to->cap);
-        assert_non_null(to->data);
-    }
-    if (len) memcpy(to->data + to->len, data, len);
-    to->len += len;
-}
-
-static inline void set(bytes *to, aff_slice from) {
-    bytes fresh = {0};
-    add(&fresh, from.data, from.len);
-    free(to->data);
-    *to = fresh;
-}
-
-static inline aff_slice slice(const bytes *b) {
-    return (aff_slice){b->data, b->len};
-}
-
-static inline void add_uint(bytes *to, uint64_t value) {
-    for (; value > 0x7f; value >>= 7) add(to, (uint8_t[]){(uint8_t)(value | 0x80)}, 1);
-    add(to, (uint8_t[]){(uint8_t)value}, 1);
-}
-
-static inline void add_text(bytes *to, aff_slice text) {
-    add_uint(to, text.len);
-    add(to, text.data, text.len);
-}
 
 /* ---- Traces -------------------------------------------------------------------------------- */
 
@@ -187,78 +131,6 @@ __attribute__((format(printf, 2, 3))) static inline void trace(char *to, const c
     va_start(args, format);
     vsnprintf(to + len, TRACE_MAX - len, format, args);
     va_end(args);
-}
-
-/* An address or payload as a word: NUL is '/', what is long is only measured. */
-static inline const char *word(aff_slice text) {
-    static char words[4][256];
-    static unsigned next;
-    char *out = words[next++ % 4];
-    if (text.len > 200) {
-        snprintf(out, 256, "[%zu]", text.len);
-        return out;
-    }
-    for (size_t i = 0; i < text.len; i++) out[i] = (char)(text.data[i] ? text.data[i] : '/');
-    out[text.len] = '\0';
-    return out;
-}
-
-enum { SYNC = 0, AWARENESS = 1, STATELESS = 5, STATUS = 8, STEP1 = 0, STEP2 = 1, UPDATE = 2 };
-
-/* A sync frame whose content is a set of edits; the frames of send_edit() are text instead. */
-static inline bool is_edits(const aff__client_frame *frame) {
-    return frame->type == SYNC && frame->sub <= UPDATE && frame->payload.len > 0;
-}
-
-/* The integer behind a frame's kind. */
-static inline uint64_t edits_in(const aff__client_frame *frame) {
-    uint64_t edits = 0;
-    aff_slice rest = frame->payload;
-    assert_true(aff__get_uint(&rest, &edits));
-    return edits;
-}
-
-/* An awareness update about one client: its cursor. */
-typedef struct {
-    uint64_t id, clock;
-    aff_slice state;
-} awareness;
-
-static inline awareness awareness_in(const aff__client_frame *frame) {
-    awareness out = {0};
-    uint64_t count = 0;
-    aff_slice rest = frame->payload;
-    assert_true(aff__get_uint(&rest, &count) && count == 1 && aff__get_uint(&rest, &out.id) &&
-                aff__get_uint(&rest, &out.clock) && aff__get_bytes(&rest, &out.state));
-    return out;
-}
-
-/* A Hocuspocus frame: "doc:token", "doc:close", "doc:<text of a sync frame>", "doc:update:5". */
-static inline const char *frame_word(aff_slice data) {
-    static char out[512];
-    static const char *const auths[] = {"token", "denied", "authenticated"};
-    static const char *const steps[] = {"step1", "step2", "update"};
-    aff__client_frame frame;
-    assert_true(aff__parse_client_frame(data, &frame));
-    char body[300] = "close";
-    if (frame.type == AFF_HP_AUTH) {
-        assert_in_range(frame.sub, 0, 2);
-        snprintf(body, sizeof(body), "%s", auths[frame.sub]);
-    } else if (is_edits(&frame)) {
-        snprintf(body, sizeof(body), "%s:%llx", steps[frame.sub],
-                 (unsigned long long)edits_in(&frame));
-    } else if (frame.type == STATUS) {
-        snprintf(body, sizeof(body), "status:%llu", (unsigned long long)frame.sub);
-    } else if (frame.type == AWARENESS) {
-        snprintf(body, sizeof(body), "aware:%s", word(awareness_in(&frame).state));
-    } else if (frame.type == STATELESS) {
-        snprintf(body, sizeof(body), "stateless:%s", word(frame.payload));
-    } else if (frame.type != AFF_HP_CLOSE) {
-        const char *text = word(aff__slice(frame.body.data + 1, frame.body.len - 1));
-        snprintf(body, sizeof(body), "%s", text);
-    }
-    snprintf(out, sizeof(out), "%s:%s", word(frame.address), body);
-    return out;
 }
 
 /* ---- Inboxes ------------------------------------------------------------------------------- */
@@ -319,61 +191,18 @@ static inline void reply(server *s, uint64_t request, int status, size_t count,
                          .value_count = count});
 }
 
-static inline aff_value integer(int64_t value) {
-    return (aff_value){.type = AFF_VALUE_INT, .integer = value};
-}
-
-static inline aff_value string(aff_slice value) {
-    return (aff_value){.type = AFF_VALUE_STRING, .string = value};
-}
-
 /* ---- Redis --------------------------------------------------------------------------------- */
 
-static inline entry **redis_at(cluster *c, aff_slice key) {
-    entry **at = &c->entries;
-    while (*at && !aff__equal(slice(&(*at)->key), key)) at = &(*at)->next;
-    return at;
-}
-
-static inline entry *entry_new(entry **list, aff_slice key) {
-    entry *e = calloc(1, sizeof(*e));
-    assert_non_null(e);
-    set(&e->key, key);
-    e->next = *list;
-    *list = e;
-    return e;
-}
-
-/* I4: the epochs of a document only grow. */
-static inline void remember_epoch(cluster *c, aff_slice key, uint64_t epoch) {
-    entry *e = c->history;
-    while (e && !aff__equal(slice(&e->key), key)) e = e->next;
-    if (!e) e = entry_new(&c->history, key);
-    assert_true(epoch > e->expires_at);
-    e->expires_at = epoch;
+static inline entry *redis_get(cluster *c, aff_slice key) {
+    return redis_find(&c->redis, c->now, key);
 }
 
 static inline void redis_del(cluster *c, aff_slice key) {
-    entry **at = redis_at(c, key), *e = *at;
-    if (!e) return;
-    *at = e->next;
-    free(e->key.data);
-    free(e->value.data);
-    free(e);
-}
-
-static inline entry *redis_get(cluster *c, aff_slice key) {
-    entry *e = *redis_at(c, key);
-    if (!e || e->expires_at > c->now) return e;
-    redis_del(c, key);
-    return NULL;
+    redis_remove(&c->redis, key);
 }
 
 static inline void redis_set(cluster *c, aff_slice key, aff_slice value, uint64_t ttl) {
-    entry *e = redis_get(c, key);
-    if (!e) e = entry_new(&c->entries, key);
-    set(&e->value, value);
-    e->expires_at = c->now + ttl;
+    redis_put(&c->redis, c->now, key, value, ttl);
 }
 
 /* A key by name, for tests; NULL where there is none. */
@@ -386,53 +215,7 @@ static inline const char *redis_text(cluster *c, const char *key) {
 }
 
 static inline void redis_lose_everything(cluster *c) {
-    while (c->entries) redis_del(c, slice(&c->entries->key));
-}
-
-static inline uint64_t number(aff_slice text) {
-    char copy[32] = "";
-    assert_true(text.len < sizeof(copy));
-    memcpy(copy, text.data, text.len);
-    return strtoull(copy, NULL, 10);
-}
-
-/* The claim script (core/scripts.c), in C. */
-static inline void redis_claim(cluster *c, server *s, uint64_t request, const aff_slice *argv) {
-    uint64_t standing = number(argv[3]), epoch = number(argv[7]);
-    entry *e = redis_get(c, argv[0]);
-    c->claims++;
-    if (e) {
-        uint64_t stored = strtoull((const char *)e->value.data, NULL, 10);
-        const uint8_t *space = memchr(e->value.data, ' ', e->value.len);
-        assert_non_null(space);
-        bool own_boot = memcmp(space + 1, argv[1].data, AFF_BOOT_LEN) == 0;
-        bool expected = aff__equal(slice(&e->value), argv[4]);
-        aff_value values[2] = {integer(own_boot && stored >= standing), string(slice(&e->value))};
-        if (values[0].integer == 1 || (!own_boot && !expected)) {
-            reply(s, request, 0, 2, values);
-            return;
-        }
-        if (stored > epoch) epoch = stored;
-    }
-    if (argv[6].data[0] == '1') {
-        reply(s, request, 0, 1, (aff_value[]){integer(2)});
-        return;
-    }
-    uint64_t clock = 1700000000000000u + (c->now + (uint64_t)c->clock_offset) * 1000;
-    clock += c->commands_run; /* each takes a microsecond */
-    epoch = (epoch > clock ? epoch : clock) + 1;
-    bytes before = {0};
-    if (e) set(&before, slice(&e->value));
-    char record[512];
-    int len = snprintf(record, sizeof(record), "%llu %.*s %.*s", (unsigned long long)epoch,
-                       (int)argv[1].len, (const char *)argv[1].data, (int)argv[2].len,
-                       (const char *)argv[2].data);
-    remember_epoch(c, argv[0], epoch);
-    redis_set(c, argv[0], aff__slice(record, (size_t)len), number(argv[5]));
-    aff_value values[3] = {integer(1), string(aff__slice(record, (size_t)len)),
-                           string(slice(&before))};
-    reply(s, request, 0, 3, values);
-    free(before.data);
+    redis_clear(&c->redis);
 }
 
 static inline int64_t redis_listeners(cluster *c, aff_slice channel) {
@@ -475,40 +258,16 @@ static inline void redis_run(cluster *c, server *s, const command *cmd) {
         redis_publish(c, s, cmd->request, argv[0], argv[1]);
         return;
     }
-    entry *e = redis_get(c, argv[0]);
-    bool same = e && cmd->argc > 1 && aff__equal(slice(&e->value), argv[1]);
-    aff_value values[2] = {integer(same), {0}};
-    size_t count = 1;
-    switch ((int)cmd->script) {
-        case AFF_SCRIPT_JOIN:
-            values[0] = integer(!e || same);
-            if (!e || same) {
-                redis_set(c, argv[0], argv[1], number(argv[2]));
-            } else {
-                values[1] = string(slice(&e->value));
-                count = 2;
-            }
-            break;
-        case AFF_SCRIPT_RENEW:
-        case AFF_SCRIPT_REFRESH:
-            if (same) e->expires_at = c->now + number(argv[2]);
-            break;
-        case AFF_SCRIPT_LEAVE:
-        case AFF_SCRIPT_RELEASE:
-            if (same) redis_del(c, argv[0]);
-            break;
-        case AFF_SCRIPT_CLAIM: redis_claim(c, s, cmd->request, argv); return;
-        case AFF_COMMAND_GET:
-            values[0] = e ? string(slice(&e->value)) : (aff_value){.type = AFF_VALUE_NIL};
-            break;
-        case AFF_COMMAND_NUMSUB:
-            values[0] = string(argv[0]);
-            values[1] = integer(redis_listeners(c, argv[0]));
-            count = 2;
-            break;
-        default: fail_msg("unknown script %d", (int)cmd->script);
+    if ((int)cmd->script == AFF_COMMAND_NUMSUB) {
+        aff_value values[2] = {string(argv[0]), integer(redis_listeners(c, argv[0]))};
+        reply(s, cmd->request, 0, 2, values);
+        return;
     }
-    reply(s, cmd->request, 0, count, values);
+    uint64_t clock = 1700000000000000u + (c->now + (uint64_t)c->clock_offset) * 1000;
+    clock += c->commands_run; /* each takes a microsecond */
+    redis_answer a = redis_run_script(&c->redis, c->now, clock, cmd->script, cmd->argc, argv);
+    assert_false(c->redis.epochs_shrank); /* I4 */
+    reply(s, cmd->request, 0, a.count, a.values);
 }
 
 static inline void command_free(command *cmd) {
@@ -546,35 +305,6 @@ static inline void send_command(server *s, const aff_action *act) {
 }
 
 /* ---- Hocuspocus, as far as it matters here --------------------------------------------------- */
-
-static inline void make_frame(bytes *out, aff_slice address, uint64_t type, aff_slice body) {
-    add_text(out, address);
-    add_uint(out, type);
-    add(out, body.data, body.len);
-}
-
-static inline void make_auth(bytes *out, aff_slice address, uint8_t kind, const char *text) {
-    bytes body = {0};
-    add_uint(&body, kind);
-    add_text(&body, aff__str(text));
-    make_frame(out, address, AFF_HP_AUTH, slice(&body));
-    free(body.data);
-}
-
-static inline void make_sync(bytes *out, aff_slice address, uint8_t step, uint64_t edits) {
-    bytes body = {0};
-    add_uint(&body, step);
-    add_uint(&body, edits);
-    make_frame(out, address, SYNC, slice(&body));
-    free(body.data);
-}
-
-static inline void make_number(bytes *out, aff_slice address, uint64_t type, uint64_t number) {
-    bytes body = {0};
-    add_uint(&body, number);
-    make_frame(out, address, type, slice(&body));
-    free(body.data);
-}
 
 static inline void client_receives(cluster *c, uint32_t k, aff_slice data);
 
@@ -796,17 +526,6 @@ static inline void app_recall(server *s, uint32_t socket, aff_slice address) {
 
 /* ---- Providers, as far as it matters here ---------------------------------------------------- */
 
-/* `doc/session` in a test is `doc NUL session` in the frame. */
-static inline aff_slice address_of(const char *text) {
-    static char copy[2][256];
-    static unsigned next;
-    char *out = copy[next++ % 2];
-    snprintf(out, 256, "%s", text);
-    char *slash = strchr(out, '/');
-    if (slash) *slash = '\0';
-    return aff__slice(out, strlen(text));
-}
-
 /* Only sent: delivered by the next settle(), with whatever else is sent until then. */
 static inline void send_raw(cluster *c, uint32_t k, aff_slice data) {
     if (!c->servers[c->clients[k].server].engine) return;
@@ -823,74 +542,17 @@ static inline provider *provider_of(cluster *c, uint32_t k, const char *address)
     return NULL;
 }
 
-static inline void provider_sends(cluster *c, uint32_t k, const provider *p, uint8_t step,
-                                  uint64_t edits) {
-    bytes frame = {0};
-    make_sync(&frame, address_of(p->address), step, edits);
-    send_raw(c, k, slice(&frame));
-    free(frame.data);
+static inline void send_to_server(void *client_, aff_slice frame) {
+    client *from = client_;
+    server *at = &from->in->servers[from->server];
+    if (!at->engine) return;
+    post(at, &(aff_event){.type = AFF_EV_SOCKET_FRAME, .socket = from->number, .data = frame});
 }
 
-static inline void provider_authenticates(cluster *c, uint32_t k, const provider *p) {
-    bytes body = {0}, frame = {0};
-    add_uint(&body, AFF_HP_TOKEN);
-    add_text(&body, aff__str(p->token));
-    if (p->version) add_text(&body, aff__str(p->version));
-    make_frame(&frame, address_of(p->address), AFF_HP_AUTH, slice(&body));
-    send_raw(c, k, slice(&frame));
-    free(body.data);
-    free(frame.data);
-}
-
-/* The provider shows its cursor. */
-static inline void provider_points(cluster *c, uint32_t k, provider *p, uint64_t cursor) {
-    bytes update = {0}, body = {0}, frame = {0};
-    char state[24];
-    snprintf(state, sizeof(state), "%llu", (unsigned long long)cursor);
-    p->cursor = cursor;
-    add_uint(&update, 1);
-    add_uint(&update, k);
-    add_uint(&update, ++p->clock);
-    add_text(&update, aff__str(state));
-    add_text(&body, slice(&update));
-    make_frame(&frame, address_of(p->address), AWARENESS, slice(&body));
-    send_raw(c, k, slice(&frame));
-    free(update.data);
-    free(body.data);
-    free(frame.data);
-}
-
-/* Only a later clock is believed; about itself too. */
-static inline void provider_gets_awareness(provider *p, uint32_t k, const awareness *seen) {
-    assert_in_range(seen->id, 1, CLIENTS_MAX - 1);
-    if (seen->clock <= p->clocks[seen->id]) return;
-    p->clocks[seen->id] = seen->clock;
-    p->cursors[seen->id] = strtoull(word(seen->state), NULL, 10);
-    if (seen->id == k && seen->clock > p->clock) p->clock = seen->clock;
-}
-
-static inline void provider_gets_auth(cluster *c, uint32_t k, provider *p, uint64_t kind) {
-    if (kind == AFF_HP_TOKEN) {
-        p->tokens++;
-        if (p->version && !p->hangs) provider_authenticates(c, k, p);
-    } else if (kind == AFF_HP_DENIED) {
-        p->ended = true;
-    } else {
-        p->authenticated = true;
-        p->unsynced = 1;
-        provider_sends(c, k, p, STEP1, p->edits);
-        if (p->cursor) provider_points(c, k, p, p->cursor);
-    }
-}
-
-static inline void provider_gets_edits(cluster *c, uint32_t k, provider *p,
-                                       const aff__client_frame *frame) {
-    uint64_t edits = edits_in(frame);
-    if (frame->sub == STEP1) {
-        provider_sends(c, k, p, STEP2, p->edits & ~edits);
-    } else {
-        p->edits |= edits;
-    }
+static inline wire wire_of(cluster *c, uint32_t k) {
+    c->clients[k].in = c;
+    c->clients[k].number = k;
+    return (wire){send_to_server, &c->clients[k], k};
 }
 
 static inline void client_receives(cluster *c, uint32_t k, aff_slice data) {
@@ -900,20 +562,9 @@ static inline void client_receives(cluster *c, uint32_t k, aff_slice data) {
     aff__client_frame frame;
     assert_true(aff__parse_client_frame(data, &frame));
     provider *p = provider_of(c, k, word(frame.address));
-    if (!p || p->ended) return;
-    if (frame.type == AFF_HP_AUTH) {
-        provider_gets_auth(c, k, p, frame.sub);
-    } else if (is_edits(&frame)) {
-        provider_gets_edits(c, k, p, &frame);
-    } else if (frame.type == AWARENESS) {
-        awareness seen = awareness_in(&frame);
-        provider_gets_awareness(p, k, &seen);
-    } else if (frame.type == STATUS && frame.sub == 1) {
-        assert_true(p->unsynced > 0); /* nothing is acknowledged twice */
-        p->unsynced--;
-    } else if (frame.type == AFF_HP_CLOSE) {
-        p->ended = true;
-    }
+    if (!p) return;
+    provider_receives(wire_of(c, k), p, &frame);
+    assert_false(p->overpaid);
 }
 
 static inline const char *status_word(int status) {
@@ -973,7 +624,6 @@ static inline void act_on(cluster *c, server *s, const aff_action *act) {
             trace(s->trace, "lost:%s", word(act->document));
             unload(s, word(act->document));
             break;
-        case AFF_ACT_RELOAD: trace(s->trace, "reload:%s", word(act->document)); break;
         case AFF_ACT_EVENT_RUN:
             trace(s->trace, "run:%llu:%s:%s:%s", request, word(act->name), word(act->document),
                   word(act->data));
@@ -1177,12 +827,7 @@ static inline void cluster_free(cluster *c) {
         stop_process(&c->servers[i]);
         free(c->servers[i].channel.data);
     }
-    redis_lose_everything(c);
-    for (entry *e; (e = c->history);) {
-        c->history = e->next;
-        free(e->key.data);
-        free(e);
-    }
+    redis_free(&c->redis);
     free(c->captured.data);
     free(c);
 }
@@ -1351,7 +996,7 @@ static inline provider *join(cluster *c, uint32_t k, int at, const char *address
     assert_non_null(p);
     *p = (provider){.token = "token", .version = version};
     snprintf(p->address, ADDRESS_MAX, "%s", address);
-    provider_authenticates(c, k, p);
+    provider_authenticates(wire_of(c, k), p);
     settle(c);
     return p;
 }
@@ -1359,17 +1004,13 @@ static inline provider *join(cluster *c, uint32_t k, int at, const char *address
 /* Edits are numbers below 64. Only sent. */
 static inline void type(cluster *c, uint32_t k, const char *address, unsigned edit_number) {
     provider *p = provider_of(c, k, address);
-    p->edits |= 1ull << edit_number;
-    p->unsynced++;
-    provider_sends(c, k, p, UPDATE, 1ull << edit_number);
+    provider_types(wire_of(c, k), p, edit_number);
 }
 
 static inline void say_stateless(cluster *c, uint32_t k, const char *address, const char *text) {
-    bytes body = {0}, frame = {0};
-    add_text(&body, aff__str(text));
-    make_frame(&frame, address_of(address), STATELESS, slice(&body));
+    bytes frame = {0};
+    make_stateless(&frame, address_of(address), aff__str(text));
     send_raw(c, k, slice(&frame));
-    free(body.data);
     free(frame.data);
 }
 

@@ -28,7 +28,7 @@ static void move_everything_about(cluster *c) {
     start(c, C);
     claim(c, C, 9, "moving", AFF_USE_HOLD);
     join(c, 4, A, "moving", "4.8.0");
-    provider_points(c, 4, provider_of(c, 4, "moving"), 5);
+    provider_points(wire_of(c, 4), provider_of(c, 4, "moving"), 5);
     type(c, 4, "moving", 0);
     advance(c, 1000);
     kill_server(c, C);

@@ -48,7 +48,7 @@ static cluster *three(const char *version) {
 static void h11_every_client_of_a_killed_owner_goes_on_with_the_next(void **state) {
     (void)state;
     cluster *c = three(NEW);
-    provider_points(c, 1, provider_of(c, 1, "doc"), 7);
+    provider_points(wire_of(c, 1), provider_of(c, 1, "doc"), 7);
     settle(c);
     forget_traces(c);
     kill_server(c, A);
@@ -95,7 +95,7 @@ static void h11_the_counter_of_unsynced_changes_is_settled_exactly(void **state)
             settle(c);
             assert_int_equal(p->unsynced, before + during);
             forget_traces(c);
-            provider_authenticates(c, 1, p);
+            provider_authenticates(wire_of(c, 1), p);
             type(c, 1, "doc", 24); /* right behind it: before the owner's Authenticated */
             edits |= 1ull << 24;
             settle(c);
@@ -121,7 +121,7 @@ static void h11_a_reader_gets_no_acknowledgement_for_what_was_refused(void **sta
     snprintf(reader->address, ADDRESS_MAX, "doc");
     reader->token = "ro";
     reader->version = NEW;
-    provider_authenticates(c, 2, reader);
+    provider_authenticates(wire_of(c, 2), reader);
     settle(c);
     assert_int_equal(reader->unsynced, 0);
     advance(c, 2000);
@@ -157,7 +157,7 @@ static void h23_stateless_messages_are_kept_in_order(void **state) {
     say_stateless(c, 1, "doc", "3"); /* while the client is asked for its token, */
     settle(c);
     c->servers[B].deaf = true;
-    provider_authenticates(c, 1, p);
+    provider_authenticates(wire_of(c, 1), p);
     say_stateless(c, 1, "doc", "4"); /* and before the next owner has accepted */
     c->servers[B].deaf = false;
     settle(c);
@@ -260,7 +260,7 @@ static void h11_a_document_moves_before_the_first_sync(void **state) {
         open_client(c, 1, B);
         provider *p = provider_of(c, 1, "");
         *p = (provider){.address = "doc", .token = "token", .version = versions[v]};
-        provider_authenticates(c, 1, p);
+        provider_authenticates(wire_of(c, 1), p);
         while (!strstr(c->servers[C].trace, "proxy:1:doc:token")) settle_some(c, SERVERS_MAX);
         c->servers[B].deaf = true; /* Authenticated and the move reach it together */
         settle(c);
@@ -334,7 +334,7 @@ static void h11_a_close_of_the_client_ends_its_fail_over(void **state) {
         advance(c, 1000);
         if (when > 0) { /* else: while its token is awaited */
             c->servers[B].silent = c->servers[C].silent = true;
-            provider_authenticates(c, 1, p);
+            provider_authenticates(wire_of(c, 1), p);
         }
         if (when > 1) settle(c);
         p->ended = true;
@@ -345,7 +345,7 @@ static void h11_a_close_of_the_client_ends_its_fail_over(void **state) {
         if (when == 0) assert_int_equal(stats_of(c, B).routes, 0);
         p->ended = false; /* and it may come again */
         p->hangs = false;
-        provider_authenticates(c, 1, p);
+        provider_authenticates(wire_of(c, 1), p);
         advance(c, 100);
         if (when == 0) expect_synced(c, "doc", 7);
         cluster_free(c);
@@ -515,7 +515,7 @@ static void h09_local_clients_go_on_where_the_document_was_taken(void **state) {
     (void)state;
     cluster *c = cluster_of(2);
     join(c, 1, A, "doc", NEW);
-    provider_points(c, 1, provider_of(c, 1, "doc"), 9);
+    provider_points(wire_of(c, 1), provider_of(c, 1, "doc"), 9);
     type(c, 1, "doc", 0);
     advance(c, 2000);
     cut(c, A);
@@ -563,7 +563,7 @@ static void an_address_that_ended_as_it_was_recalled_can_be_opened_again(void **
     assert_int_equal(answer->event.type, AFF_EV_ROUTE_STATE);
     assert_null(a->inbox.first);
     provider *p = provider_of(c, 1, "doc");
-    provider_authenticates(c, 1, p); /* the next one has come meanwhile */
+    provider_authenticates(wire_of(c, 1), p); /* the next one has come meanwhile */
     post(a, &(aff_event){.type = AFF_EV_ROUTE_END, .socket = 1, .name = aff__str("doc")});
     post(a, &answer->event);
     input_free(answer);
@@ -925,7 +925,7 @@ static void a_lease_whose_record_is_missing_is_claimed_anew(void **state) {
     uint64_t epoch = epoch_of(c, "doc");
     redis_del(c, aff__str("rsaLock:doc"));
     confirm(c, A, 7, "doc");
-    expect(c, A, "reload:doc claim:7:ok"); /* who knows who has had it meanwhile? */
+    expect(c, A, "claim:7:ok");
     assert_true(epoch_of(c, "doc") > epoch);
     type(c, 1, "doc", 2);
     settle(c);
@@ -953,6 +953,119 @@ static void without_redis_nothing_is_confirmed(void **state) {
     advance(c, 20000);
     assert_true(c->clients[3].open);
     expect_synced(c, "doc", 7);
+    cluster_free(c);
+}
+
+/* ---- What the simulator has found ------------------------------------------------------------ */
+
+static void h23_a_stateless_message_that_crosses_a_move_goes_to_the_next_owner(void **state) {
+    (void)state;
+    cluster *c = three(NEW);
+    forget_traces(c);
+    c->servers[B].mute = true; /* what it says is on its way to Redis */
+    say_stateless(c, 1, "doc", "late");
+    settle(c);
+    c->servers[B].deaf = true;
+    tell(c, A, &(aff_event){.type = AFF_EV_DRAIN});
+    hand_off(c, A, 7, "doc");
+    settle(c);
+    c->servers[B].mute = false; /* it gets to the former owner behind the move */
+    settle(c);
+    assert_int_equal(count_in(c->servers[A].trace, "doc:stateless:late"), 0);
+    c->servers[B].deaf = false;
+    advance(c, 3000);
+    assert_int_equal(count_in(c->servers[B].trace, "doc:stateless:late") +
+                         count_in(c->servers[C].trace, "doc:stateless:late"),
+                     1);
+    cluster_free(c);
+}
+
+static void h23_also_where_the_next_owner_is_known_before_the_former_is_gone(void **state) {
+    (void)state;
+    cluster *c = three(NEW);
+    c->nobody_counts = true;
+    forget_traces(c);
+    kill_server(c, A);
+    say_stateless(c, 1, "doc", "last");
+    settle(c);
+    c->servers[B].mute = true; /* it can't ask whether A lives */
+    redis_del(c, aff__str("rsaServer:A"));
+    advance(c, 6000);
+    claim(c, C, 5, "doc", AFF_USE_HOLD);
+    advance(c, 600);
+    assert_string_equal(owner_of(c, "doc"), "C");
+    c->servers[B].mute = false;
+    claim(c, B, 6, "doc", AFF_USE_HOLD);
+    advance(c, 1000);
+    assert_non_null(strstr(c->servers[B].trace, "claim:6:owned:C"));
+    assert_int_equal(count_in(c->servers[C].trace, "doc:stateless:last"), 1);
+    cluster_free(c);
+}
+
+static void h11_an_answer_to_the_former_owner_is_not_acknowledged_by_the_next(void **state) {
+    (void)state;
+    cluster *c = cluster_of(3);
+    join(c, 2, A, "doc", NULL);
+    open_client(c, 1, B);
+    provider *p = provider_of(c, 1, "");
+    *p = (provider){.address = "doc", .token = "token"};
+    provider_authenticates(wire_of(c, 1), p);
+    while (!p->authenticated) settle_some(c, SERVERS_MAX);
+    p->address[0] = '\0'; /* its answers are under way for long */
+    settle(c);
+    assert_int_equal(count_in(c->clients[1].trace, "doc:step1"), 1);
+    tell(c, A, &(aff_event){.type = AFF_EV_DRAIN});
+    hand_off(c, A, 7, "doc");
+    advance(c, 1000);
+    assert_int_equal(count_in(c->clients[1].trace, "doc:step1"), 2);
+    snprintf(p->address, ADDRESS_MAX, "doc");
+    forget_traces(c);
+    provider_sends(wire_of(c, 1), p, STEP2, 0); /* to the former, */
+    provider_sends(wire_of(c, 1), p, STEP2, 0); /* and to the present one */
+    advance(c, 1000);
+    assert_int_equal(count_in(c->clients[1].trace, "doc:status:1"), 1);
+    assert_int_equal(p->unsynced, 0);
+    cluster_free(c);
+}
+
+/* Else what the app says as it ends its connections would reach clients whose routes have moved. */
+static void h12_routes_are_recalled_before_the_app_hears_that_its_document_is_left(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    server *s = &c->servers[A];
+    join(c, 1, A, "doc", NEW);
+    hand_off(c, A, 7, "doc");
+    turn(c, s);
+    s->deaf = true;
+    turn(c, s); /* the release is answered */
+    input *in = take(s);
+    assert_non_null(in);
+    assert_int_equal(aff_step(s->engine, c->now, &in->event), 0);
+    bool recalled = false, told = false;
+    for (const aff_action *act; (act = aff_next_action(s->engine));) {
+        if (act->type == AFF_ACT_ROUTE && act->status == AFF_ROUTE_RECALL) recalled = true;
+        if (act->type == AFF_ACT_CLAIMED) {
+            assert_true(recalled);
+            told = true;
+        }
+        act_on(c, s, act);
+    }
+    assert_true(told);
+    input_free(in);
+    cluster_free(c);
+}
+
+/* As a replica that was behind when it was promoted: the membership stands, the lease does not. */
+static void h08_a_lease_that_the_next_redis_does_not_know_is_claimed_at_once(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    join(c, 1, A, "doc", NEW);
+    uint64_t epoch = epoch_of(c, "doc");
+    cut(c, A);
+    redis_del(c, aff__str("rsaLock:doc"));
+    connect_redis(c, A);
+    assert_string_equal(owner_of(c, "doc"), "A");
+    assert_true(epoch_of(c, "doc") > epoch);
     cluster_free(c);
 }
 
@@ -997,6 +1110,11 @@ int main(void) {
         cmocka_unit_test(a_lease_that_another_has_taken_is_not_confirmed),
         cmocka_unit_test(a_lease_whose_record_is_missing_is_claimed_anew),
         cmocka_unit_test(without_redis_nothing_is_confirmed),
+        cmocka_unit_test(h23_a_stateless_message_that_crosses_a_move_goes_to_the_next_owner),
+        cmocka_unit_test(h23_also_where_the_next_owner_is_known_before_the_former_is_gone),
+        cmocka_unit_test(h11_an_answer_to_the_former_owner_is_not_acknowledged_by_the_next),
+        cmocka_unit_test(h12_routes_are_recalled_before_the_app_hears_that_its_document_is_left),
+        cmocka_unit_test(h08_a_lease_that_the_next_redis_does_not_know_is_claimed_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -30,7 +30,7 @@ static void many_claims_of_one_server_ask_redis_once(void **state) {
     settle(c);
     claim(c, A, 6, "doc", AFF_USE_LOADED);
     expect(c, A, "claim:1:ok claim:2:ok claim:3:ok claim:4:ok claim:5:ok claim:6:ok");
-    assert_int_equal(c->claims, 1);
+    assert_int_equal(c->redis.claims, 1);
     cluster_free(c);
 }
 
@@ -388,7 +388,7 @@ static void a_record_that_vanished_is_noticed_by_its_refresh(void **state) {
     expect_client(c, 1, ""); /* under the new epoch without noticing, whether local */
     expect_client(c, 2, ""); /* or not */
     edit(c, 2, "doc", "x");
-    expect(c, A, "reload:doc proxy:1:doc:x");
+    expect(c, A, "proxy:1:doc:x");
     cluster_free(c);
 }
 

@@ -65,33 +65,6 @@ static void a_lapsed_boot_is_never_revived_and_its_documents_are_claimed_anew(vo
     cluster_free(c);
 }
 
-/* B has had it and is done with it, whether it has left or died: what B has stored, A has not seen.
- */
-static void h01_a_lapsed_server_loads_again_what_others_have_had_meanwhile(void **state) {
-    (void)state;
-    for (int died = 0; died < 2; died++) {
-        cluster *c = cluster_of(2);
-        claim(c, A, 1, "doc", AFF_USE_LOADED);
-        cut(c, A);
-        advance(c, 30000);
-        claim(c, B, 2, "doc", AFF_USE_LOADED);
-        advance(c, AFF_ABSENT_MS + 50);
-        expect(c, B, "claim:2:ok");
-        if (died) {
-            kill_server(c, B);
-            advance(c, 30000);
-        } else {
-            unuse(c, B, "doc", AFF_USE_LOADED);
-        }
-        forget_traces(c);
-        connect_redis(c, A);
-        advance(c, 2000);
-        assert_string_equal(owner_of(c, "doc"), "A");
-        expect(c, A, "reload:doc");
-        cluster_free(c);
-    }
-}
-
 static void a_lapsed_server_loses_what_another_has_taken_meanwhile(void **state) {
     (void)state;
     cluster *c = cluster_of(2);
@@ -321,7 +294,6 @@ int main(void) {
         cmocka_unit_test(a_member_renews_every_third_of_lock_ttl),
         cmocka_unit_test(a_short_outage_is_no_lapse),
         cmocka_unit_test(a_lapsed_boot_is_never_revived_and_its_documents_are_claimed_anew),
-        cmocka_unit_test(h01_a_lapsed_server_loads_again_what_others_have_had_meanwhile),
         cmocka_unit_test(a_lapsed_server_loses_what_another_has_taken_meanwhile),
         cmocka_unit_test(two_lapses_in_a_row_still_find_the_first_boots_record),
         cmocka_unit_test(a_refused_renewal_ends_the_boot_at_once),

@@ -37,10 +37,10 @@ static void h30_nothing_is_asked_of_redis_before_the_auth_frame(void **state) {
     open_client(c, 1, A);
     edit(c, 1, "doc", "anonymous");
     edit(c, 1, "other", "anonymous");
-    assert_int_equal(c->claims, 0);
+    assert_int_equal(c->redis.claims, 0);
     expect(c, A, "");
     auth(c, 1, "doc");
-    assert_int_equal(c->claims, 1);
+    assert_int_equal(c->redis.claims, 1);
     expect(c, A, "local:1:doc:anonymous local:1:doc:token"); /* as they came */
     cluster_free(c);
 }
@@ -213,7 +213,7 @@ static void h20_addresses_with_a_session_share_one_lease(void **state) {
     open_client(c, 2, B);
     auth(c, 2, "doc/two");
     auth(c, 2, "doc/three");
-    assert_int_equal(c->claims, 2);
+    assert_int_equal(c->redis.claims, 2);
     expect(c, A,
            "local:1:doc/one:token proxy:1:open:B proxy:1:doc/two:token "
            "proxy:1:doc/three:token");

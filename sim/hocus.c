@@ -1,0 +1,716 @@
+/* hocus.c - Hocuspocus at a server: its connections; documents loaded, stored, lost, handed over.
+ */
+#include "facade.h"
+
+#include <stdio.h>
+
+enum { GATHER_MS = 50, NEW_OWNER_MS = 1000, RETRY_STORE_MS = 500 };
+
+void hocus_after(server *s, uint64_t us, sim_call call, void *arg, uint64_t number) {
+    sim_at(s->w, s->w->now + us, s, &s->js, call, arg, number);
+}
+
+named *hocus_named(server *s, int name) {
+    return &s->facade->names[name];
+}
+
+static document_info *info(const instance *i) {
+    return &i->s->w->names[i->name];
+}
+
+static aff_slice name_of_instance(const instance *i) {
+    return aff__str(info(i)->name);
+}
+
+/* ---- The life of an instance --------------------------------------------------------------------
+ */
+
+static instance *new_instance(server *s, int name) {
+    instance *i = sim_alloc(s->w, sizeof(*i));
+    i->s = s;
+    i->name = name;
+    i->next = s->facade->instances;
+    s->facade->instances = i;
+    return i;
+}
+
+/* Its use ends with it; what was lost has none. */
+static void destroy(instance *i) {
+    if (i->is_destroyed) return;
+    i->is_destroyed = true;
+    if (!i->is_tracked) return;
+    i->is_tracked = false;
+    facade_post(
+        i->s,
+        &(aff_event){.type = AFF_EV_UNUSE, .document = name_of_instance(i), .use = AFF_USE_LOADED});
+}
+
+static bool is_unused(const instance *i) {
+    return !i->document.connections && i->direct == 0;
+}
+
+static bool should_unload(const instance *i) {
+    const named *n = hocus_named(i->s, i->name);
+    return is_unused(i) && !n->is_debounced && !n->running;
+}
+
+static void unload(instance *i) {
+    named *n = hocus_named(i->s, i->name);
+    if (!should_unload(i) || n->current != i || i->is_unstored) return;
+    sim_trace(i->s->w, i->s->name, "unloads %s", info(i)->name);
+    n->current = NULL;
+    destroy(i);
+}
+
+static void load_ends(named *n, instance *loaded) {
+    n->loading = NULL;
+    if (loaded) n->current = loaded;
+    load_waiter *waiters = n->waiters;
+    n->waiters = NULL;
+    n->waiters_end = &n->waiters;
+    for (; waiters; waiters = waiters->next) waiters->then(waiters->s, waiters->arg, loaded);
+}
+
+static void was_read(sim *w, void *arg, uint64_t number) {
+    instance *i = arg;
+    i->document.edits = number;
+    sim_trace(w, i->s->name, "has loaded %s: %llx", info(i)->name, (unsigned long long)number);
+    load_ends(hocus_named(i->s, i->name), i);
+}
+
+static void reads(sim *w, void *arg, uint64_t number) {
+    (void)number;
+    instance *i = arg;
+    sim_at(w, w->now + takes(w, w->store_us) / 2, i->s, &i->s->js, was_read, i, info(i)->stored);
+}
+
+static void load_claimed(server *s, void *arg, const aff_action *a) {
+    instance *i = arg;
+    if (a->status != 0) {
+        i->is_destroyed = true;
+        load_ends(hocus_named(s, i->name), NULL);
+        return;
+    }
+    i->epoch = i->loaded_under = a->bytes;
+    i->is_tracked = true;
+    sim_at(s->w, s->w->now + takes(s->w, s->w->store_us) / 2, s, NULL, reads, i, 0);
+}
+
+void hocus_want(server *s, int name, void (*then)(server *, void *, instance *), void *arg) {
+    named *n = hocus_named(s, name);
+    if (n->current) {
+        then(s, arg, n->current);
+        return;
+    }
+    load_waiter *waiter = sim_alloc(s->w, sizeof(*waiter));
+    *waiter = (load_waiter){.s = s, .then = then, .arg = arg};
+    *n->waiters_end = waiter;
+    n->waiters_end = &waiter->next;
+    if (n->loading) return;
+    n->loading = new_instance(s, name);
+    uint64_t request = facade_ask(s, load_claimed, n->loading);
+    facade_post(s, &(aff_event){.type = AFF_EV_CLAIM,
+                                .request = request,
+                                .document = name_of_instance(n->loading),
+                                .use = AFF_USE_LOADED});
+}
+
+/* ---- Storing
+ * ---------------------------------------------------------------------------------------- */
+
+static void run_store(server *s, store_run *run);
+
+static void unload_later(sim *w, void *arg, uint64_t number) {
+    (void)w, (void)number;
+    unload(arg);
+}
+
+static void store_ends(store_run *run, bool may_unload) {
+    instance *i = run->document;
+    server *s = i->s;
+    named *n = hocus_named(s, i->name);
+    n->running = NULL;
+    if (may_unload) hocus_after(s, 1 * MS, unload_later, i, 0);
+    if (run->then) run->then(s, run->arg);
+    store_run *next = n->queued;
+    if (!next || n->running) return;
+    n->queued = next->next;
+    if (!n->queued) n->queued_end = &n->queued;
+    run_store(s, next);
+}
+
+typedef struct {
+    store_run *run;
+    server *s;
+    unsigned life;
+    int name;
+    uint64_t edits, epoch, confirmed_at;
+    bool is_lost_anyway;
+} database_write;
+
+static void is_written(sim *w, void *arg, uint64_t number) {
+    (void)w, (void)number;
+    store_ends(((database_write *)arg)->run, true);
+}
+
+/* The database does not care whether the writer still lives. */
+static void writes(sim *w, void *arg, uint64_t number) {
+    (void)number;
+    database_write *b = arg;
+    document_info *d = &w->names[b->name];
+    bool refused = d->fences && b->epoch < d->stored_epoch;
+    w->totals.stores++;
+    sim_trace(w, b->s->name, "%s %s: %llx under %llu", refused ? "may not store" : "stores",
+              d->name, (unsigned long long)b->edits, (unsigned long long)b->epoch);
+    if (!refused) {
+        watch_store(w, b->name, b->s->index, b->epoch, b->confirmed_at);
+        d->stored = b->edits;
+        d->stored_epoch = b->epoch;
+    }
+    sim_at(w, w->now + takes(w, w->store_us) / 2, b->s->life == b->life ? b->s : NULL,
+           b->s->life == b->life ? &b->s->js : NULL, is_written, b, 0);
+}
+
+static void debounce_store(instance *i, bool at_once, void (*then)(server *, void *), void *arg);
+
+static void store_again(sim *w, void *arg, uint64_t number) {
+    (void)w, (void)number;
+    instance *i = arg;
+    if (!i->is_destroyed && !i->s->facade->stopping) debounce_store(i, true, NULL, NULL);
+}
+
+static void ask_redis(store_run *run);
+static void notice_changes(instance *i);
+
+static void was_read_again(sim *w, void *arg, uint64_t stored) {
+    store_run *run = arg;
+    instance *i = run->document;
+    sim_trace(w, i->s->name, "takes in what is stored of %s: %llx", info(i)->name,
+              (unsigned long long)stored);
+    document_merge(&i->document, stored, facade_mouth(i->s));
+    notice_changes(i);
+    ask_redis(run);
+}
+
+static void reads_again(sim *w, void *arg, uint64_t number) {
+    (void)number;
+    instance *i = ((store_run *)arg)->document;
+    sim_at(w, w->now + takes(w, w->store_us) / 2, i->s, &i->s->js, was_read_again, arg,
+           info(i)->stored);
+}
+
+static void confirmed(server *s, void *arg, const aff_action *a) {
+    store_run *run = arg;
+    instance *i = run->document;
+    sim *w = s->w;
+    i->is_unstored = false;
+    if (a->status == AFF_EOWNED || i->is_lost) {
+        store_ends(run, true); /* SkipFurtherHooksError */
+        return;
+    }
+    if (a->status != 0) {
+        i->is_unstored = true;
+        hocus_after(s, RETRY_STORE_MS * MS, store_again, i, 0);
+        store_ends(run, false);
+        return;
+    }
+    i->epoch = a->bytes;
+    if (i->loaded_under != i->epoch) { /* somebody else may have stored in between */
+        i->loaded_under = i->epoch;
+        sim_at(w, w->now + takes(w, w->store_us) / 2, s, NULL, reads_again, run, 0);
+        return;
+    }
+    i->confirmed_at = info(i)->confirmed_at[s->index];
+    database_write *b = sim_alloc(w, sizeof(*b));
+    *b = (database_write){.run = run,
+                          .s = s,
+                          .life = s->life,
+                          .name = i->name,
+                          .edits = i->document.edits,
+                          .epoch = i->epoch,
+                          .confirmed_at = i->confirmed_at};
+    sim_at(w, w->now + takes(w, w->store_us) / 2, NULL, NULL, writes, b, 0);
+}
+
+static void ask_redis(store_run *run) {
+    server *s = run->document->s;
+    uint64_t request = facade_ask(s, confirmed, run);
+    facade_post(s, &(aff_event){.type = AFF_EV_CONFIRM,
+                                .request = request,
+                                .document = name_of_instance(run->document)});
+}
+
+/* onStoreDocument, then the database. */
+static void run_store(server *s, store_run *run) {
+    instance *i = run->document;
+    hocus_named(s, i->name)->running = run;
+    if (i->is_lost || (s->facade->drains && i->turn_over)) {
+        store_ends(run, true);
+    } else if (s->facade->drains && !i->turn_given) {
+        i->parked = true;
+    } else {
+        ask_redis(run);
+    }
+}
+
+static void store_now(instance *i, void (*then)(server *, void *), void *arg) {
+    named *n = hocus_named(i->s, i->name);
+    n->is_debounced = false;
+    n->timer++;
+    store_run *run = sim_alloc(i->s->w, sizeof(*run));
+    *run = (store_run){.document = i, .then = then, .arg = arg};
+    if (!n->running) {
+        run_store(i->s, run);
+        return;
+    }
+    *n->queued_end = run;
+    n->queued_end = &run->next;
+}
+
+static void debounce_is_over(sim *w, void *arg, uint64_t timer) {
+    (void)w;
+    instance *i = arg;
+    const named *n = hocus_named(i->s, i->name);
+    if (n->is_debounced && n->timer == timer) store_now(i, NULL, NULL);
+}
+
+/* storeDocumentHooks: one for each name, whatever the instance. */
+static void debounce_store(instance *i, bool at_once, void (*then)(server *, void *), void *arg) {
+    sim *w = i->s->w;
+    named *n = hocus_named(i->s, i->name);
+    uint64_t since = n->is_debounced ? n->debounced_since : w->now;
+    if (at_once || w->now - since >= w->max_debounce_us) {
+        store_now(i, then, arg);
+        return;
+    }
+    n->is_debounced = true;
+    n->debounced = i;
+    n->debounced_since = since;
+    hocus_after(i->s, w->debounce_us, debounce_is_over, i, ++n->timer);
+}
+
+/* Hocuspocus hears of each change. */
+static void notice_changes(instance *i) {
+    if (i->changes_noticed == i->document.changes) return;
+    i->changes_noticed = i->document.changes;
+    debounce_store(i, false, NULL, NULL);
+}
+
+/* A document that is loaded already has a new epoch. */
+void hocus_owned(server *s, int name, uint64_t epoch) {
+    instance *i = hocus_named(s, name)->current;
+    if (i && i->is_tracked && i->loaded_under != epoch) debounce_store(i, true, NULL, NULL);
+}
+
+/* ---- Connections
+ * -------------------------------------------------------------------------------------- */
+
+static void send_frame(hocus_address *a, const bytes *frame) {
+    facade_say(a->hocus->s, &a->con, slice(frame));
+}
+
+static void after_disconnect(sim *w, void *arg, uint64_t number) {
+    (void)w, (void)number;
+    instance *i = arg;
+    const named *n = hocus_named(i->s, i->name);
+    if (!is_unused(i)) return;
+    if (n->is_debounced) {
+        store_now(n->debounced, NULL, NULL);
+    } else {
+        unload(i);
+    }
+}
+
+static instance *instance_of(document *d) {
+    return AFF_OF(d, instance, document);
+}
+
+/* Connection.close() of Hocuspocus. */
+static void close_connection(hocus_address *a) {
+    if (a->phase != ESTABLISHED) return;
+    server *s = a->hocus->s;
+    instance *i = instance_of(a->con.document);
+    a->phase = OVER;
+    document_detach(&i->document, &a->con, facade_mouth(s));
+    bytes frame = {0};
+    make_frame(&frame, address_of(a->address), AFF_HP_CLOSE, aff__none());
+    hocus_after(s, 100, after_disconnect, i, 0);
+    send_frame(a, &frame);
+    free(frame.data);
+}
+
+static void on_frame(hocus_address *a, aff_slice data) {
+    server *s = a->hocus->s;
+    aff__client_frame frame;
+    AFF_ASSERT(aff__parse_client_frame(data, &frame));
+    if (frame.type == AFF_HP_CLOSE) {
+        close_connection(a);
+    } else if (frame.type == STATELESS) {
+        return;
+    } else {
+        instance *i = instance_of(a->con.document);
+        document_receive(&i->document, &a->con, &frame, facade_mouth(s));
+        notice_changes(i);
+    }
+}
+
+static void established(server *s, void *arg, instance *i) {
+    hocus_address *a = arg;
+    if (a->phase != LOADING) return;
+    if (!i) {
+        a->phase = OVER;
+        if (!a->hocus->is_closed) facade_denied(a->hocus);
+        return;
+    }
+    if (a->hocus->is_closed) { /* wow, that was fast */
+        a->phase = OVER;
+        hocus_after(s, 100, after_disconnect, i, 0);
+        return;
+    }
+    a->phase = ESTABLISHED;
+    document_attach(&i->document, &a->con, facade_mouth(s));
+    held_frame *queue = a->queue;
+    a->queue = NULL;
+    for (; queue && a->phase == ESTABLISHED; queue = queue->next) on_frame(a, queue->data);
+}
+
+static void authenticated(sim *w, void *arg, uint64_t number) {
+    (void)w, (void)number;
+    hocus_address *a = arg;
+    if (a->phase != AUTHENTICATING) return;
+    bytes frame = {0};
+    make_auth(&frame, address_of(a->address), AFF_HP_AUTHENTICATED,
+              a->con.readonly ? "readonly" : "read-write");
+    a->phase = LOADING;
+    send_frame(a, &frame);
+    free(frame.data);
+    hocus_want(a->hocus->s, a->name, established, a);
+}
+
+static hocus_address *find_address(hocus *h, const char *address) {
+    hocus_address *a = h->addresses;
+    while (a && (a->phase == OVER || strcmp(a->address, address) != 0)) a = a->next;
+    return a;
+}
+
+static hocus_address *new_address(hocus *h, const char *address) {
+    hocus_address *a = sim_alloc(h->s->w, sizeof(*a));
+    a->hocus = h;
+    a->queue_end = &a->queue;
+    snprintf(a->address, ADDRESS_MAX, "%s", address);
+    snprintf(a->con.address, ADDRESS_MAX, "%s", address);
+    a->name = name_of(h->s->w, address);
+    a->con.is_proxy = h->is_proxy;
+    a->con.id = h->id;
+    a->next = h->addresses;
+    h->addresses = a;
+    return a;
+}
+
+/* ClientConnection.handleMessage(). */
+void hocus_receive(hocus *h, aff_slice data) {
+    sim *w = h->s->w;
+    if (h->is_closed) return;
+    aff__client_frame frame;
+    AFF_ASSERT(aff__parse_client_frame(data, &frame));
+    if (!h->is_proxy) watch_stateless(h->s, data);
+    hocus_address *a = find_address(h, word(frame.address));
+    if (!a) a = new_address(h, word(frame.address));
+    if (a->phase == ESTABLISHED) {
+        on_frame(a, data);
+    } else if (a->phase == AT_START && frame.type == AFF_HP_AUTH) {
+        aff_slice rest = frame.payload, token = aff__none();
+        aff__get_bytes(&rest, &token);
+        a->con.readonly = aff__equal(token, aff__str("ro"));
+        a->phase = AUTHENTICATING;
+        hocus_after(h->s, takes(w, 1500), authenticated, a, 0);
+    } else {
+        held_frame *q = sim_alloc(w, sizeof(*q));
+        q->data = sim_copy(w, data);
+        *a->queue_end = q;
+        a->queue_end = &q->next;
+    }
+}
+
+/* ClientConnection.handleClose(). */
+void hocus_ends(hocus *h) {
+    if (h->is_closed) return;
+    for (hocus_address *a = h->addresses; a; a = a->next) close_connection(a);
+    h->is_closed = true;
+}
+
+/* ---- Direct connections
+ * --------------------------------------------------------------------------------- */
+
+typedef struct {
+    server *s;
+    int name;
+    uint64_t edits;
+    unsigned writes; /* still to come */
+    instance *document;
+    void (*then)(server *s, void *arg, bool ok);
+    void *arg;
+} direct;
+
+static void disconnected(server *s, void *arg) {
+    direct *d = arg;
+    hocus_after(s, 10, after_disconnect, d->document, 0);
+    if (d->then) d->then(s, d->arg, true);
+}
+
+static void disconnect(direct *d) {
+    d->document->direct--;
+    debounce_store(d->document, true, disconnected, d);
+}
+
+static void opened_to_merge(server *s, void *arg, instance *i) {
+    direct *d = arg;
+    if (!i) {
+        d->then(s, d->arg, false);
+        return;
+    }
+    d->document = i;
+    i->direct++;
+    document_merge(&i->document, d->edits, facade_mouth(s));
+    notice_changes(i);
+    disconnect(d);
+}
+
+/* What another server, or this one, has of a document it has lost. */
+void hocus_merge(server *s, int name, uint64_t edits, void (*then)(server *, void *, bool ok),
+                 void *arg) {
+    direct *d = sim_alloc(s->w, sizeof(*d));
+    *d = (direct){.s = s, .name = name, .edits = edits, .then = then, .arg = arg};
+    hocus_want(s, name, opened_to_merge, d);
+}
+
+static void write_once(sim *w, void *arg, uint64_t number) {
+    (void)number;
+    direct *d = arg;
+    document_info *doc = &w->names[d->name];
+    if (doc->next_edit < 60 && !w->heals) {
+        uint64_t edit = 1ull << doc->next_edit++;
+        sim_trace(w, d->s->name, "writes %llx into %s by itself", (unsigned long long)edit,
+                  doc->name);
+        doc->by[d->s->index] |= edit;
+        document_merge(&d->document->document, edit, facade_mouth(d->s));
+        notice_changes(d->document);
+    }
+    if (d->writes-- > 1 && !w->heals) {
+        hocus_after(d->s, takes(w, 200 * MS), write_once, d, 0);
+    } else {
+        disconnect(d);
+    }
+}
+
+static void opened_to_write(server *s, void *arg, instance *i) {
+    direct *d = arg;
+    if (!i) return;
+    d->document = i;
+    i->direct++;
+    write_once(s->w, d, 0);
+}
+
+void facade_write(server *s, int name) {
+    if (s->facade->stopping) return;
+    direct *d = sim_alloc(s->w, sizeof(*d));
+    *d = (direct){.s = s, .name = name, .writes = 1 + below(s->w, 4)};
+    hocus_want(s, name, opened_to_write, d);
+}
+
+/* ---- Losing
+ * ------------------------------------------------------------------------------------------------
+ */
+
+static void send_state(sim *w, void *arg, uint64_t number);
+
+static void stops_handing(instance *i) {
+    if (!i->hands_over) return;
+    i->hands_over = false;
+    i->s->facade->handing--;
+    destroy(i);
+}
+
+static void state_sent(instance *i) {
+    hocus_after(i->s, GATHER_MS * MS, send_state, i, 0);
+}
+
+static void state_failed(instance *i) {
+    i->changes_sent = i->document.changes - 1; /* again */
+    state_sent(i);
+}
+
+static void merged_here(server *s, void *arg, bool ok) {
+    instance *i = arg;
+    facade_post(
+        s,
+        &(aff_event){.type = AFF_EV_UNUSE, .document = name_of_instance(i), .use = AFF_USE_EVENT});
+    if (ok)
+        state_sent(i);
+    else
+        state_failed(i);
+}
+
+static void emit_state(instance *i);
+
+static void emit_again(sim *w, void *arg, uint64_t number) {
+    (void)w, (void)number;
+    emit_state(arg);
+}
+
+static void merge_outcome(server *s, void *arg, const aff_action *a) {
+    instance *i = arg;
+    if (a->type == AFF_ACT_EVENT_LOCAL) {
+        hocus_merge(s, i->name, i->document.edits, merged_here, i);
+    } else if (a->status == 0) {
+        state_sent(i);
+    } else if (a->status == AFF_ENOTOPEN) {
+        hocus_after(s, GATHER_MS * MS, emit_again, i, 0);
+    } else {
+        state_failed(i);
+    }
+}
+
+static void emit_state(instance *i) {
+    server *s = i->s;
+    if (s->facade->stopping) return;
+    bytes state = {0};
+    add_uint(&state, i->document.edits);
+    uint64_t request = facade_ask(s, merge_outcome, i);
+    facade_post(s, &(aff_event){.type = AFF_EV_EMIT,
+                                .request = request,
+                                .name = aff__slice("\0merge", 6),
+                                .document = name_of_instance(i),
+                                .data = slice(&state),
+                                .flag = s->w->now < i->merge_until,
+                                .code = 1});
+    free(state.data);
+}
+
+static void send_state(sim *w, void *arg, uint64_t number) {
+    (void)number;
+    instance *i = arg;
+    if (i->changes_sent != i->document.changes) {
+        i->changes_sent = i->document.changes;
+        i->merge_until = w->now + NEW_OWNER_MS * (uint64_t)MS;
+        emit_state(i);
+    } else if (i->direct > 0) {
+        state_sent(i);
+    } else {
+        stops_handing(i);
+    }
+}
+
+static void close_connections(instance *i) {
+    while (i->document.connections) {
+        close_connection(AFF_OF(i->document.connections, hocus_address, con));
+    }
+}
+
+void hocus_evict(server *s, int name, bool hand_over) {
+    named *n = hocus_named(s, name);
+    instance *last = NULL;
+    for (instance *i = s->facade->instances; i; i = i->next) {
+        if (i->name != name || !i->is_tracked) continue;
+        i->is_tracked = false;
+        i->is_lost = true;
+        if (!last) last = i;
+    }
+    n->holds = 0;
+    n->hold_generation++;
+    if (!last) return;
+    sim_trace(s->w, s->name, "gives %s up%s", s->w->names[name].name,
+              hand_over ? ", and hands it over" : "");
+    if (n->current == last) n->current = NULL;
+    close_connections(last);
+    if (!hand_over) {
+        destroy(last);
+        return;
+    }
+    last->hands_over = true;
+    s->facade->handing++;
+    last->changes_sent = last->document.changes - 1;
+    send_state(s->w, last, 0);
+}
+
+/* ---- Draining
+ * ---------------------------------------------------------------------------------------------- */
+
+static void left(server *s, void *arg, const aff_action *a) {
+    instance *i = arg;
+    s->facade->leaving--;
+    if (a->status != 0) s->facade->leave_failed = true;
+    if (!i->is_lost && a->status == 0) {
+        hocus_evict(s, i->name, i->changes_sent != i->document.changes || i->direct > 0);
+    }
+}
+
+static void wait_for_store(sim *w, void *arg, uint64_t number) {
+    (void)w, (void)number;
+    instance *i = arg;
+    server *s = i->s;
+    if (hocus_named(s, i->name)->running) {
+        hocus_after(s, 2 * MS, wait_for_store, i, 0);
+        return;
+    }
+    i->turn_over = true;
+    if (s->facade->stopping) return;
+    uint64_t request = facade_ask(s, left, i);
+    facade_post(
+        s, &(aff_event){.type = AFF_EV_LEAVE, .request = request, .document = name_of_instance(i)});
+}
+
+void hocus_leave_all(server *s) {
+    for (int name = 0; name < s->w->name_count; name++) {
+        named *n = hocus_named(s, name);
+        instance *i = n->current;
+        if (!i) continue;
+        s->facade->leaving++;
+        i->changes_sent = i->document.changes; /* what changes from here on is handed over */
+        i->turn_given = true;
+        if (i->parked)
+            ask_redis(n->running);
+        else if (n->is_debounced)
+            store_now(i, NULL, NULL);
+        wait_for_store(s->w, i, 0);
+    }
+}
+
+/* ---- For those who watch
+ * -------------------------------------------------------------------------------------- */
+
+unsigned facade_loaded(const server *s) {
+    unsigned n = 0;
+    for (int name = 0; name < NAMES_MAX; name++) {
+        n += s->facade->names[name].current || s->facade->names[name].loading;
+    }
+    return n;
+}
+
+uint64_t facade_edits(const server *s, int name) {
+    uint64_t edits = 0;
+    for (const instance *i = s->facade->instances; i; i = i->next) {
+        if (i->name == name && !i->is_destroyed) edits |= i->document.edits;
+    }
+    return edits;
+}
+
+bool facade_is_busy(const server *s) {
+    for (int name = 0; name < NAMES_MAX; name++) {
+        const named *n = &s->facade->names[name];
+        if (n->is_debounced || n->running || n->loading) return true;
+    }
+    return s->facade->handing || s->facade->leaving;
+}
+
+void facade_announce(server *s, int name) {
+    instance *i = hocus_named(s, name)->current;
+    if (!i || i->is_lost) return;
+    bytes body = {0};
+    char text[48];
+    int len = snprintf(text, sizeof(text), "e%llu", (unsigned long long)i->epoch);
+    add_uint(&body, STATELESS);
+    add_text(&body, aff__slice(text, (size_t)len));
+    document_broadcast(&i->document, NULL, slice(&body), facade_mouth(s));
+    free(body.data);
+}
