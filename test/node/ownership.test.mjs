@@ -262,7 +262,7 @@ describe('a dead server', () => {
     await again.lockDocument('mine')
   })
 
-  test('its proxy sockets are closed after proxySocketTTL', async (t) => {
+  test('H19 its proxy sockets are closed after proxySocketTTL', async (t) => {
     const cluster = await startCluster(2, { lockTTL: 2000, proxySocketTTL: 1500 })
     t.after(() => cluster.stop())
     const [s1, s2] = cluster.servers
