@@ -511,7 +511,7 @@ static void h11_the_last_client_of_a_document_that_moved_here_releases_it(void *
 
 /* ---- Lapses ---------------------------------------------------------------------------------- */
 
-static void h09_local_clients_go_on_where_the_document_was_taken(void **state) {
+static void local_clients_of_a_lapsed_owner_go_on_where_the_document_was_taken(void **state) {
     (void)state;
     cluster *c = cluster_of(2);
     join(c, 1, A, "doc", NEW);
@@ -1091,7 +1091,7 @@ int main(void) {
         cmocka_unit_test(h11_from_the_origin_itself_a_document_moves_on),
         cmocka_unit_test(a_route_to_the_server_itself_outlives_a_lapse),
         cmocka_unit_test(h11_the_last_client_of_a_document_that_moved_here_releases_it),
-        cmocka_unit_test(h09_local_clients_go_on_where_the_document_was_taken),
+        cmocka_unit_test(local_clients_of_a_lapsed_owner_go_on_where_the_document_was_taken),
         cmocka_unit_test(an_address_that_ended_as_it_was_recalled_can_be_opened_again),
         cmocka_unit_test(an_owner_that_lapses_and_claims_again_is_noticed_by_nobody),
         cmocka_unit_test(h14_a_server_that_is_away_for_less_than_the_grace_keeps_its_documents),

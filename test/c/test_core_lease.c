@@ -1,8 +1,8 @@
 /* Leases: who owns a document, for how long, under which epoch. */
 #include "cluster.h"
 
-static void a_claim_is_kept_from_the_moment_it_is_made(void **state) {
-    (void)state; /* H06 */
+static void h06_a_claim_is_kept_from_the_moment_it_is_made(void **state) {
+    (void)state;
     cluster *c = cluster_of(2);
     claim(c, A, 1, "doc", AFF_USE_LOADED);
     advance(c, 120000); /* a load that takes two minutes */
@@ -447,6 +447,48 @@ static void an_unreadable_record_is_never_overwritten_and_claims_time_out(void *
     cluster_free(c);
 }
 
+/* Lets time pass, in steps of a second: all that a server asks of Redis meanwhile is to renew its
+ * membership. Returns how often it did. */
+static unsigned only_renewals(cluster *c, int i, unsigned seconds) {
+    server *s = &c->servers[i];
+    unsigned renewals = 0;
+    while (seconds-- > 0) {
+        s->mute = true; /* so that its commands can be looked at before they run */
+        advance(c, 1000);
+        for (const command *cmd = s->commands; cmd; cmd = cmd->next) {
+            assert_false(cmd->is_publish);
+            assert_int_equal(cmd->script, AFF_SCRIPT_RENEW);
+            renewals++;
+        }
+        s->mute = false;
+        settle(c);
+    }
+    return renewals;
+}
+
+static void h09_a_released_document_leaves_nothing_behind(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    claim(c, A, 1, "doc", AFF_USE_HOLD); /* each of which might start a timer of its own */
+    claim(c, A, 2, "doc", AFF_USE_HOLD);
+    claim(c, A, 3, "doc", AFF_USE_LOADED);
+    unuse(c, A, "doc", AFF_USE_HOLD);
+    unuse(c, A, "doc", AFF_USE_HOLD);
+    unuse(c, A, "doc", AFF_USE_LOADED);
+    assert_string_equal(owner_of(c, "doc"), "");
+    assert_in_range(only_renewals(c, A, 60), 14, 19);
+    assert_string_equal(owner_of(c, "doc"), ""); /* no phantom has taken it */
+    claim(c, B, 4, "doc", AFF_USE_HOLD);
+    expect(c, B, "claim:4:ok");
+    uint64_t epoch = epoch_of(c, "doc");
+    assert_in_range(only_renewals(c, A, 60), 14, 19);
+    only_renewals(c, A, 13 * 3600); /* records are refreshed after 12 hours: by B */
+    assert_string_equal(owner_of(c, "doc"), "B");
+    assert_int_equal(epoch_of(c, "doc"), epoch);
+    expect(c, A, "claim:1:ok claim:2:ok claim:3:ok");
+    cluster_free(c);
+}
+
 static void h29_any_name_can_be_owned(void **state) {
     (void)state;
     cluster *c = cluster_of(2);
@@ -486,7 +528,7 @@ static void h37_leases_cost_nothing_while_nothing_happens(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_claim_is_kept_from_the_moment_it_is_made),
+        cmocka_unit_test(h06_a_claim_is_kept_from_the_moment_it_is_made),
         cmocka_unit_test(claims_of_one_document_by_two_servers_at_once_have_one_winner),
         cmocka_unit_test(many_claims_of_one_server_ask_redis_once),
         cmocka_unit_test(h02_a_lease_ends_with_the_last_of_its_uses),
@@ -515,6 +557,7 @@ int main(void) {
         cmocka_unit_test(a_record_that_names_another_is_noticed_by_its_refresh),
         cmocka_unit_test(a_refresh_under_way_when_the_boot_lapses_harms_nothing),
         cmocka_unit_test(an_unreadable_record_is_never_overwritten_and_claims_time_out),
+        cmocka_unit_test(h09_a_released_document_leaves_nothing_behind),
         cmocka_unit_test(h29_any_name_can_be_owned),
         cmocka_unit_test(h37_leases_cost_nothing_while_nothing_happens),
     };

@@ -1,6 +1,7 @@
 /*
  * runtime/redis.c against real redis-servers, and against a scripted one for what a real Redis
- * can't be made to say. One turn of the loop at a time, until a condition holds or 30 s are over.
+ * can't be made to say; and the scripts of core/scripts.c in a real Redis. One turn of the loop at
+ * a time, until a condition holds or 30 s are over.
  */
 #include <dlfcn.h>
 #include <netdb.h>
@@ -46,10 +47,10 @@ typedef struct {
     char reason[256];  /* of the last down, refused, retry or subscribe_failed */
     char channel[256]; /* of the last message, subscribed or subscribe_failed */
     size_t channel_len;
-    char *data; /* the last answer's string or message */
+    char *data; /* the last answer's string, or that of its second element; or the last message */
     size_t data_len;
-    int type; /* the last answer's */
-    long long integer;
+    int type;          /* the last answer's */
+    long long integer; /* and this, or that of its first element */
     bool close_when_up, close_on_answer, unsubscribe_when_denied;
 } watch;
 
@@ -114,8 +115,13 @@ static void on_reply(void *arg, uint64_t tag, const redisReply *reply) {
     }
     w->answers++;
     w->type = reply->type;
-    w->integer = reply->integer;
-    keep(w, reply->str, reply->str != NULL ? reply->len : 0);
+    const redisReply *number = reply, *string = reply;
+    if (reply->type == REDIS_REPLY_ARRAY && reply->elements > 0) { /* as the scripts answer */
+        number = reply->element[0];
+        if (reply->elements > 1) string = reply->element[1];
+    }
+    w->integer = number->integer;
+    keep(w, string->str, string->str != NULL ? string->len : 0);
     if (w->close_on_answer) {
         w->close_on_answer = false;
         aff_redis_close(w->redis, on_closed, w);
@@ -946,6 +952,167 @@ static void test_close_with_a_write_under_way(void **state) {
     assert_int_equal(w.nulls, 2);
 }
 
+/* --- the scripts of core/scripts.c ----------------------------------------------------------- */
+
+/* Boots of this server, the present and the former one, and another's. Epochs are above Redis's
+ * clock, so that the next one is known. */
+#define OWN "0123456789ab0001"
+#define FORMER "0123456789ab0000"
+#define OTHER "ba98765432100000"
+#define MINE "4000000000000005 " OWN " a server"
+#define MINE_OLDER "4000000000000004 " OWN " a server"
+#define MINE_NEW "4000000000000006 " OWN " a server"
+#define MINE_ABOVE "5000000000000001 " OWN " a server" /* what the claimer has seen elsewhere */
+#define FORMERLY "4000000000000005 " FORMER " a server"
+#define THEIRS "4000000000000005 " OTHER " b"
+#define THEIRS_OLDER "4000000000000004 " OTHER " b"
+
+/* The arguments of a claim. */
+#define CLAIM(standing, expected, peek, highest)                                                   \
+    { OWN, "a server", standing, expected, "90000", peek, highest }
+
+typedef struct {
+    const char *name;
+    aff_script script;
+    const char *before;
+    const char *argv[7];
+    long long number;
+    const char *string; /* NULL: the answer is an integer; "": an array of one element */
+    const char *after;
+    bool expires_later; /* the TTL is that of the call */
+} script_case;
+
+static const script_case script_cases[] = {
+    {"join: none", AFF_SCRIPT_JOIN, NULL, {OWN, "90000"}, 1, "", OWN, true},
+    {"join: own", AFF_SCRIPT_JOIN, OWN, {OWN, "90000"}, 1, "", OWN, true},
+    {"join: former", AFF_SCRIPT_JOIN, FORMER, {OWN, "90000"}, 0, FORMER, FORMER, false},
+    {"join: another's", AFF_SCRIPT_JOIN, OTHER, {OWN, "90000"}, 0, OTHER, OTHER, false},
+
+    {"renew: none", AFF_SCRIPT_RENEW, NULL, {OWN, "90000"}, 0, NULL, NULL, false},
+    {"renew: own", AFF_SCRIPT_RENEW, OWN, {OWN, "90000"}, 1, NULL, OWN, true},
+    {"renew: former", AFF_SCRIPT_RENEW, OWN, {FORMER, "90000"}, 0, NULL, OWN, false},
+    {"renew: another's", AFF_SCRIPT_RENEW, OTHER, {OWN, "90000"}, 0, NULL, OTHER, false},
+
+    {"leave: none", AFF_SCRIPT_LEAVE, NULL, {OWN}, 0, NULL, NULL, false},
+    {"leave: own", AFF_SCRIPT_LEAVE, OWN, {OWN}, 1, NULL, NULL, false},
+    {"leave: former", AFF_SCRIPT_LEAVE, OWN, {FORMER}, 0, NULL, OWN, false},
+    {"leave: another's", AFF_SCRIPT_LEAVE, OTHER, {OWN}, 0, NULL, OTHER, false},
+    {"leave: expected", AFF_SCRIPT_LEAVE, OTHER, {OTHER}, 1, NULL, NULL, false},
+
+    {"claim: none", AFF_SCRIPT_CLAIM, NULL, CLAIM("0", "", "0", "5000000000000000"), 1, MINE_ABOVE,
+     MINE_ABOVE, true},
+    {"claim: none, peek", AFF_SCRIPT_CLAIM, NULL, CLAIM("0", "", "1", "0"), 2, "", NULL, false},
+    {"claim: none, expected", AFF_SCRIPT_CLAIM, NULL, CLAIM("0", THEIRS, "0", "5000000000000000"),
+     1, MINE_ABOVE, MINE_ABOVE, true},
+    {"claim: own", AFF_SCRIPT_CLAIM, MINE, CLAIM("0", "", "0", "5000000000000000"), 1, MINE, MINE,
+     false},
+    {"claim: own, standing", AFF_SCRIPT_CLAIM, MINE,
+     CLAIM("4000000000000005", "", "0", "4000000000000005"), 1, MINE, MINE, false},
+    {"claim: own, peek", AFF_SCRIPT_CLAIM, MINE, CLAIM("0", "", "1", "0"), 1, MINE, MINE, false},
+    {"claim: own, older", AFF_SCRIPT_CLAIM, MINE_OLDER,
+     CLAIM("4000000000000005", "", "0", "4000000000000005"), 1, MINE_NEW, MINE_NEW, true},
+    {"claim: own, older, peek", AFF_SCRIPT_CLAIM, MINE_OLDER,
+     CLAIM("4000000000000005", "", "1", "4000000000000005"), 2, "", MINE_OLDER, false},
+    {"claim: former", AFF_SCRIPT_CLAIM, FORMERLY, CLAIM("0", "", "0", "0"), 0, FORMERLY, FORMERLY,
+     false},
+    {"claim: former, expected", AFF_SCRIPT_CLAIM, FORMERLY, CLAIM("0", FORMERLY, "0", "0"), 1,
+     MINE_NEW, MINE_NEW, true},
+    {"claim: another's", AFF_SCRIPT_CLAIM, THEIRS, CLAIM("0", "", "0", "5000000000000000"), 0,
+     THEIRS, THEIRS, false},
+    {"claim: another's, peek", AFF_SCRIPT_CLAIM, THEIRS, CLAIM("0", "", "1", "0"), 0, THEIRS,
+     THEIRS, false},
+    {"claim: another's, above an older one", AFF_SCRIPT_CLAIM, THEIRS,
+     CLAIM("4000000000000009", THEIRS_OLDER, "0", "4000000000000009"), 0, THEIRS, THEIRS, false},
+    {"claim: another's, expected", AFF_SCRIPT_CLAIM, THEIRS, CLAIM("0", THEIRS, "0", "0"), 1,
+     MINE_NEW, MINE_NEW, true},
+    {"claim: another's, expected, peek", AFF_SCRIPT_CLAIM, THEIRS, CLAIM("0", THEIRS, "1", "0"), 2,
+     "", THEIRS, false},
+    {"claim: unreadable", AFF_SCRIPT_CLAIM, "nonsense", CLAIM("0", "", "0", "5000000000000000"), 1,
+     MINE_ABOVE, MINE_ABOVE, true},
+
+    {"release: none", AFF_SCRIPT_RELEASE, NULL, {MINE}, 0, NULL, NULL, false},
+    {"release: own", AFF_SCRIPT_RELEASE, MINE, {MINE}, 1, NULL, NULL, false},
+    {"release: own, older", AFF_SCRIPT_RELEASE, MINE, {MINE_OLDER}, 0, NULL, MINE, false},
+    {"release: former", AFF_SCRIPT_RELEASE, MINE, {FORMERLY}, 0, NULL, MINE, false},
+    {"release: another's", AFF_SCRIPT_RELEASE, THEIRS, {MINE}, 0, NULL, THEIRS, false},
+    {"release: expected", AFF_SCRIPT_RELEASE, THEIRS, {THEIRS}, 1, NULL, NULL, false},
+
+    {"refresh: none", AFF_SCRIPT_REFRESH, NULL, {MINE, "90000"}, 0, NULL, NULL, false},
+    {"refresh: own", AFF_SCRIPT_REFRESH, MINE, {MINE, "90000"}, 1, NULL, MINE, true},
+    {"refresh: own, older", AFF_SCRIPT_REFRESH, MINE, {MINE_OLDER, "90000"}, 0, NULL, MINE, false},
+    {"refresh: former", AFF_SCRIPT_REFRESH, MINE, {FORMERLY, "90000"}, 0, NULL, MINE, false},
+    {"refresh: another's", AFF_SCRIPT_REFRESH, THEIRS, {MINE, "90000"}, 0, NULL, THEIRS, false},
+};
+
+/* Sends a command, as strings up to a NULL, and waits for its answer. */
+static void ask_argv(watch *w, const char *const *argv) {
+    int argc = 0;
+    while (argv[argc] != NULL) argc++;
+    unsigned answers = w->answers;
+    assert_int_equal(aff_redis_command(w->redis, w->next_tag, argc, (const char **)argv, NULL), 0);
+    RUN_UNTIL(w->answers > answers);
+}
+
+static void run_script(watch *w, aff_script script, const char *const *args) {
+    const char *argv[12] = {"EVAL", aff_script_source(script), "1", "a key"};
+    for (int i = 0; i < 7 && args[i] != NULL; i++) argv[4 + i] = args[i];
+    ask_argv(w, argv);
+    if (w->type == REDIS_REPLY_ERROR) fail_msg("%s", w->data);
+}
+
+static void test_h04_scripts_compare_and_set(void **state) {
+    (void)state;
+    watch w = {0};
+    aff_redis_config config = local(&plain);
+    open_up(&w, &config);
+    for (size_t i = 0; i < LENGTH(script_cases); i++) {
+        const script_case *c = &script_cases[i];
+        char expected[400], seen[400];
+        snprintf(expected, sizeof expected, "%s: %lld %s; then %s", c->name, c->number,
+                 c->string == NULL ? "alone" : c->string, c->after == NULL ? "nothing" : c->after);
+        ask_argv(&w, (const char *const[]){"DEL", "a key", NULL});
+        if (c->before != NULL)
+            ask_argv(&w, (const char *const[]){"SET", "a key", c->before, "PX", "60000", NULL});
+        run_script(&w, c->script, c->argv);
+        int used = snprintf(seen, sizeof seen, "%s: %lld %s; then ", c->name, w.integer,
+                            w.type == REDIS_REPLY_INTEGER ? "alone" : w.data);
+        ask_argv(&w, (const char *const[]){"GET", "a key", NULL});
+        snprintf(seen + used, sizeof seen - (size_t)used, "%s",
+                 w.type == REDIS_REPLY_NIL ? "nothing" : w.data);
+        assert_string_equal(seen, expected);
+        ask_argv(&w, (const char *const[]){"PTTL", "a key", NULL});
+        if (c->after != NULL && c->expires_later) assert_in_range(w.integer, 60001, 90000);
+        if (c->after != NULL && !c->expires_later) assert_in_range(w.integer, 1, 60000);
+    }
+    close_redis(&w);
+}
+
+/* Where nobody has seen an epoch: that of a release and a claim afterwards is Redis's clock. */
+static void test_h04_epochs_grow_without_a_record(void **state) {
+    (void)state;
+    watch w = {0};
+    aff_redis_config config = local(&plain);
+    open_up(&w, &config);
+    ask_argv(&w, (const char *const[]){"DEL", "a key", NULL});
+    unsigned long long last = 1600000000000000; /* in the year 2020 */
+    for (int i = 0; i < 20; i++) {
+        run_script(&w, AFF_SCRIPT_CLAIM, (const char *const[])CLAIM("0", "", "0", "0"));
+        assert_int_equal(w.integer, 1);
+        char record[64];
+        assert_true(w.data_len < sizeof record);
+        strcpy(record, w.data);
+        char *rest;
+        unsigned long long epoch = strtoull(record, &rest, 10);
+        assert_string_equal(rest, " " OWN " a server");
+        assert_true(epoch > last);
+        last = epoch;
+        run_script(&w, AFF_SCRIPT_RELEASE,
+                   (const char *const[]){record, NULL, NULL, NULL, NULL, NULL, NULL});
+        assert_int_equal(w.integer, 1);
+    }
+    close_redis(&w);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void) {
@@ -980,6 +1147,8 @@ int main(void) {
         TEST(test_close_in_every_state),
         TEST(test_close_answers_with_null),
         TEST(test_close_with_a_write_under_way),
+        TEST(test_h04_scripts_compare_and_set),
+        TEST(test_h04_epochs_grow_without_a_record),
     };
     return cmocka_run_group_tests(tests, start_servers, stop_servers);
 }

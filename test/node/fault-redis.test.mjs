@@ -10,7 +10,7 @@ const alive = (scene) => assert.deepEqual(Object.values(scene.server).map((serve
 describe('Redis restarts while everybody types', () => {
   for (const [what, ms] of [['35 ms', 35], ['2 s', 2000]]) {
     for (const lockTTL of [10_000, 1000]) {
-      test(`H13 for ${what}, lockTTL ${lockTTL} ms: everybody has everything within two seconds of its return`, async (t) => {
+      test(`H13 for ${what}, lockTTL ${lockTTL} ms: edits flow again within 3,000 ms of its return, and nothing is missing`, async (t) => {
         const scene = await startScene(t, { lockTTL })
         await scene.warm()
         const { away, returned } = await redisAway(scene.redis, ms)
@@ -51,8 +51,9 @@ describe('Redis restarts while everybody types', () => {
 })
 
 describe('Redis is away for long', () => {
-  test('H27 no process dies; local clients go on, nothing is stored; on its return all converge', async (t) => {
-    const scene = await startScene(t, { lockTTL: 1000 })
+  test('H27 for 12 s: no process dies; local clients go on, nothing is stored; on its return all converge', async (t) => {
+    // Slower than elsewhere: of what a client types, 1,000 messages may wait for an owner.
+    const scene = await startScene(t, { lockTTL: 1000, every: 60 })
     await scene.enter('ike', { at: 's1', documents: ['doc-1'] })
     await scene.warm()
     await scene.redis.kill9()
@@ -61,7 +62,7 @@ describe('Redis is away for long', () => {
     // A store that was confirmed before the end may be written a moment after it.
     await until(() => performance.now() - gone > 500)
     const stored = stores()
-    await holds(() => stores() === stored, { during: 3500, what: 'nothing is stored while nobody can confirm the lease' })
+    await holds(() => stores() === stored, { during: 11_500, what: 'nothing is stored while nobody can confirm the lease' })
     const local = scene.pause(gone, { between: ['home', 'ike'], till: performance.now() - 500 })
     assert.ok(local < 500, `local clients go on, long after the membership has ended: ${local} ms`)
     alive(scene)
@@ -88,7 +89,9 @@ describe('Redis is away for long', () => {
     await scene.flows(performance.now())
     await scene.flows(performance.now(), { between: ['home', 'ike'] })
     const all = ['home', 'ann', 'bob', 'eve', 'rex', 'ike']
-    await scene.check({ mayClose: all })
+    const { closed } = await scene.check({ mayClose: all })
+    assert.deepEqual([...new Set(closed.map(({ code, reason }) => `${code} ${reason}`))], ['1013 Try Again Later'])
+    assert.deepEqual([...new Set(closed.map(({ name }) => name))].toSorted(), all.toSorted())
     alive(scene)
   })
 
@@ -157,10 +160,47 @@ describe('Redis fails over', () => {
     const stored = stores()
     await scene.flows(performance.now(), { between: ['home', 'ann'] })
     // Two Redis at once are two owners that both store: what is promised is that it ends, and that nothing is lost.
-    const { wrong, closed } = await scene.settle({ cursors: false })
+    const { wrong, closed, disturbed } = await scene.settle({ cursors: false })
     assert.deepEqual(wrong.filter((line) => !/was stored by/.test(line)), [])
-    assert.deepEqual(closed, [])
+    assert.deepEqual([closed, disturbed], [[], []])
     assert.equal(stores(), stored)
     await old.client.ping()
+  })
+
+  test('H08 the record of a lease is gone, another server claims above it: the older epoch is refused by origins and by the store check', async (t) => {
+    // s1 stores so rarely that it hears nothing of Redis while the other one claims.
+    const debounce = 2500
+    const scene = await startScene(t, { relays: true, lockTTL: 10_000, each: { s1: { configuration: { debounce, maxDebounce: debounce } } } })
+    const { s1, s2 } = scene.server
+    const stores = () => scene.cluster.store.stores('doc-1').filter((store) => store.serverId === 's1').length
+    const stale = () => s2.run(({ affinity }) => affinity.stats().stale)
+    const isLoaded = async (server) => (await server.documents()).includes('doc-1')
+    await scene.warm()
+    const before = await scene.lease('doc-1')
+    // So that something of s1 is under way to s2 whenever s2 takes the document.
+    scene.relay.s2.latency = 30
+    const had = stores()
+    await until(() => stores() > had, { what: 's1 has stored doc-1' })
+    const stored = stores()
+    const storedAt = performance.now()
+    await until(() => performance.now() - storedAt > 300, { what: 's1 has asked Redis about that store, too' })
+    const staleBefore = await stale()
+
+    await scene.redis.client.del('rsaLock:doc-1')
+    await s2.lockDocument('doc-1')
+    const after = await scene.lease('doc-1')
+    assert.ok(after.server === 's2' && after.epoch > before.epoch, JSON.stringify({ before, after }))
+    assert.ok(await isLoaded(s1), 's1 knows nothing of it yet')
+    const edit = scene.edit('home', 'doc-1')
+    await until(async () => (await stale()) > staleBefore, { what: 's2 drops what s1 sends under the older epoch' })
+    await until(async () => !(await isLoaded(s1)), { what: 's1 has learnt of it from its next store, and evicted the document' })
+    assert.equal(stores(), stored, 'it has stored nothing since')
+    await until(async () => (await s2.text('doc-1'))?.includes(edit), { what: 'its edits are merged into those of s2' })
+    await scene.flows(performance.now(), { between: ['home', 'ann'] })
+    await s2.release('doc-1')
+    await scene.check()
+    assert.deepEqual((await scene.cluster.holders('doc-1')).map((server) => server.serverId), ['s2'])
+    assert.ok((await scene.lease('doc-1')).epoch >= after.epoch)
+    assert.equal(stores(), stored)
   })
 })

@@ -18,17 +18,20 @@ describe('ownership', () => {
   const leased = async (name) => (await cluster.redis.client.exists(`rsaLock:${name}`)) === 1
 
   before(async () => {
-    // `kept.gates` lets a test stop a document in a hook: while it loads, or after it was unloaded.
+    // `kept.gates` lets a test stop a document in a hook: while its client is authenticated, while it loads, or after it was
+    // unloaded; or stop the store's loading, whatever it loads.
     const setup = ({ kept }) => {
       kept.gates = {}
       return {
         extensions: [
           {
             priority: 2000,
+            onAuthenticate: async ({ documentName }) => void (await kept.gates[`auth ${documentName}`]),
             onLoadDocument: async ({ documentName }) => void (await kept.gates[`load ${documentName}`]),
             afterUnloadDocument: async ({ documentName }) => void (await kept.gates[`unload ${documentName}`]),
           },
         ],
+        beforeLoad: async () => void (await kept.gates['store']),
       }
     }
     cluster = await startCluster(2, { setup, lockTTL: 1500 })
@@ -155,6 +158,51 @@ describe('ownership', () => {
     await cluster.unloaded('h06')
   })
 
+  test('H06 a client is authenticated for longer than three times lockTTL: one owner, one load', async () => {
+    await shut(s1, 'auth h06-auth')
+    const bob = connect({ url: s1.url, name: 'h06-auth' })
+    await until(() => leased('h06-auth'))
+    const record = await cluster.redis.client.get('rsaLock:h06-auth')
+    const cleo = connect({ url: s2.url, name: 'h06-auth' })
+    await holds(
+      async () => {
+        await assert.rejects(s2.lockDocument('h06-auth'), owned(s2, s1))
+        return (await cluster.redis.client.get('rsaLock:h06-auth')) === record && !bob.isAuthenticated && !cleo.isAuthenticated
+      },
+      { during: 4600, what: 'the lease stands, and nobody is authenticated' },
+    )
+    assert.deepEqual(cluster.store.loads('h06-auth'), [])
+    await open(s1, 'auth h06-auth')
+    await Promise.all([bob, cleo].map((provider) => synced(provider)))
+    assert.deepEqual(await cluster.holders('h06-auth'), [s1])
+    assert.deepEqual(cluster.store.loads('h06-auth').map((load) => load.serverId), ['s1'])
+    assert.equal(await cluster.redis.client.get('rsaLock:h06-auth'), record)
+    assert.deepEqual([...bob.denied, ...cleo.denied, ...bob.socket.closes, ...cleo.socket.closes], [])
+    for (const provider of [bob, cleo]) provider.destroy()
+    await cluster.unloaded('h06-auth')
+  })
+
+  test('H06 the store loads for longer than three times lockTTL, for a direct connection alone: one owner, one load', async () => {
+    await shut(s1, 'store')
+    const edited = s1.edit('h06-direct', 'x')
+    await until(() => cluster.store.loads('h06-direct').length === 1)
+    const record = await cluster.redis.client.get('rsaLock:h06-direct')
+    assert.notEqual(record, null)
+    await holds(
+      async () => {
+        await assert.rejects(s2.lockDocument('h06-direct'), owned(s2, s1))
+        await assert.rejects(s2.edit('h06-direct', 'y'), owned(s2, s1))
+        return (await cluster.redis.client.get('rsaLock:h06-direct')) === record
+      },
+      { during: 4600, what: 'the lease stands' },
+    )
+    await open(s1, 'store')
+    await edited
+    await cluster.unloaded('h06-direct')
+    assert.equal(cluster.store.text('h06-direct'), 'x')
+    assert.deepEqual(cluster.store.loads('h06-direct').map((load) => load.serverId), ['s1'])
+  })
+
   test('H07 a document that is opened again while its unload hooks run keeps its lease', async () => {
     await shut(s1, 'unload h07')
     const first = await synced(connect({ url: s1.url, name: 'h07' }))
@@ -214,7 +262,7 @@ describe('a dead server', () => {
     await again.lockDocument('mine')
   })
 
-  test('its proxy sockets are closed after proxySocketTTL', async (t) => {
+  test('H19 its proxy sockets are closed after proxySocketTTL', async (t) => {
     const cluster = await startCluster(2, { lockTTL: 2000, proxySocketTTL: 1500 })
     t.after(() => cluster.stop())
     const [s1, s2] = cluster.servers

@@ -65,7 +65,7 @@ describe('through the proxy', () => {
     await until(async () => (await s2.text('offline')) === 'from the train')
   })
 
-  test('awareness goes both ways and ends with its client', async () => {
+  test('H19 awareness goes both ways and ends with its client', async () => {
     const ann = await ownedBy(s2, 'awareness')
     const bob = await synced(client(s1, 'awareness'))
     ann.setAwarenessField('user', 'ann')
@@ -178,7 +178,8 @@ describe('through the proxy', () => {
     await synced(other)
   })
 
-  test('a close of the proxied connection closes the socket of the client, with the code', async () => {
+  // H16 too: the client learns that its connection at the owner is closed.
+  test('H19 a close of the proxied connection closes the socket of the client, with the code', async () => {
     await ownedBy(s2, 'close-code')
     const bob = await synced(client(s1, 'close-code'))
     await s2.run(({ hocuspocus }, name) => {
@@ -198,7 +199,7 @@ describe('through the proxy', () => {
     assert.deepEqual(bob.closes, [])
   })
 
-  test('a client that closes its socket is gone at the owner', async () => {
+  test('H19 a client that closes its socket is gone at the owner', async () => {
     await ownedBy(s2, 'leaves')
     const bob = await synced(client(s1, 'leaves'))
     assert.equal(await s2.connections('leaves'), 2)
@@ -206,6 +207,38 @@ describe('through the proxy', () => {
     opened.pop()
     await until(async () => (await s2.connections('leaves')) === 1)
     await until(async () => (await s2.events('onDisconnect', 'leaves')).length === 1)
+  })
+
+  // Hocuspocus 4 sends no pings through its connections: it looks when the last message came (H15 in lifetime.test.mjs).
+  test('H19 a socket that breaks off, the last one of its document: no ghost cursor, and the owner stores and unloads it', async () => {
+    const watcher = await ownedBy(s2, 'broken-off')
+    const socket = sharedSocket(s1)
+    const bob = await synced(client(s1, 'broken-off', { socket }))
+    // This one is owned by s3, where a direct connection has it open until bob has come.
+    await s3.edit('broken-off-alone', '', { keep: true })
+    const alone = await synced(client(s1, 'broken-off-alone', { socket }))
+    await s3.closeDirect('broken-off-alone')
+    assert.deepEqual(await cluster.holders('broken-off-alone'), [s3])
+    const cleo = await synced(client(s3, 'broken-off'))
+    bob.setAwarenessField('user', 'bob')
+    await until(() => [watcher, cleo].every((provider) => others(provider).some((state) => state.user === 'bob')), { what: 'both see bob' })
+    type(bob, 'the last words')
+    await Promise.all([bob, alone].map((provider) => synced(provider)))
+
+    // No closing handshake, no farewell of a provider.
+    socket.shouldConnect = false
+    socket.webSocket._socket.destroy()
+    await until(() => [watcher, cleo].every((provider) => others(provider).length === 0), { what: 'nobody sees bob any more' })
+    assert.equal(await s2.connections('broken-off'), 2)
+    await cluster.unloaded('broken-off-alone')
+
+    for (const provider of [watcher, cleo]) {
+      provider.socket.shouldConnect = false
+      provider.socket.webSocket._socket.destroy()
+    }
+    await cluster.unloaded('broken-off')
+    assert.equal(cluster.store.text('broken-off'), 'the last words')
+    for (const server of cluster.servers) assert.equal((await server.run(({ affinity }) => affinity.stats())).proxies, 0, server.serverId)
   })
 
   test('H20 session-aware providers: several addresses of one document on one socket, one lease', async () => {

@@ -1,13 +1,13 @@
 // The common scene of fail-over: at least three servers, three documents of different owners, all on one socket of each
-// of two clients; clients at home with the owner, read-only and session-aware; all type throughout. What they type can be
-// named afterwards, so that a lost edit has a name: `a17` is the edit 17 of ann.
+// of two clients; clients at home with the owner, read-only and session-aware; all type throughout, the read-only one too.
+// What they type can be named afterwards, so that a lost edit has a name: `a17` is the edit 17 of ann.
 //
 //            s1 owns doc-1       s2 owns doc-2       s3 owns doc-3
 //   home  ->  doc-1 doc-2
 //   ann   ------------------->  doc-1 doc-2 doc-3
 //   bob   --------------------------------------->   doc-1 doc-2 doc-3
-//   eve   (session-aware) ----------------------->   doc-1
-//   rex   (read-only) --------------------------->   doc-1
+//   eve   (session-aware) ----------------------->   doc-1 doc-2 doc-3
+//   rex   (read-only) --------------------------->   doc-1 doc-2 doc-3
 import assert from 'node:assert/strict'
 import { connect, openSocket, others, synced, text, type } from './client.mjs'
 import { startCluster } from './cluster.mjs'
@@ -20,8 +20,8 @@ const CLIENTS = {
   home: { at: 's1', documents: ['doc-1', 'doc-2'] },
   ann: { at: 's2', documents: ['doc-2', 'doc-1', 'doc-3'] },
   bob: { at: 's3', documents: ['doc-3', 'doc-1', 'doc-2'] },
-  eve: { at: 's3', documents: ['doc-1'], sessionAwareness: true },
-  rex: { at: 's3', documents: ['doc-1'], token: 'readonly', writes: false },
+  eve: { at: 's3', documents: ['doc-1', 'doc-2', 'doc-3'], sessionAwareness: true },
+  rex: { at: 's3', documents: ['doc-1', 'doc-2', 'doc-3'], token: 'readonly', readOnly: true },
 }
 
 /** Events of a provider that its page would notice; 'synced' and the counter come with ordinary editing. */
@@ -40,6 +40,8 @@ export function random(seed) {
 }
 
 const now = () => performance.now()
+/** A read-only client types a tenth as often: its edits stay in its own text, which all others are compared with. */
+const READER_EVERY = 10
 const edits = (string) => [...string.matchAll(/([a-z]+)(\d+)\./g)].map(([, who, n]) => ({ who, n: Number(n) }))
 
 /**
@@ -73,7 +75,7 @@ class Scene {
   server = {}
   /** @type {Record<string, import('./relay.mjs').Relay>} */
   relay = {}
-  /** name -> { name, at, socket, documents: Map(name -> provider), writes } */
+  /** name -> { name, at, socket, documents: Map(name -> provider), writes, readOnly, refused } */
   clients = {}
   /** Servers that the load balancer sends nobody to any more. */
   leaving = new Set()
@@ -86,7 +88,6 @@ class Scene {
   /** Disturbances since `calm()`. */
   #disturbed = []
   #closed = []
-  #readOnlyUnsynced = 0
 
   constructor(seed, every) {
     this.seed = seed
@@ -110,15 +111,14 @@ class Scene {
       assert.deepEqual(holders.map((server) => server.serverId), [`s${index + 1}`], `the owner of ${name}`)
     }
     await until(() => this.#sees().length === 0, { what: `all see each other: ${this.#sees()}` })
-    const rex = this.clients.rex.documents.get('doc-1')
-    this.#readOnlyUnsynced = rex.unsyncedChanges
     this.calm()
   }
 
   /** Adds a client; its documents are opened one after the other, on one socket. */
-  async enter(name, { at, documents, writes = true, library, ...options }) {
+  async enter(name, { at, documents, writes = true, readOnly = false, library, ...options }) {
     const socket = openSocket({ url: () => this.#balance(at), library })
-    const client = { name, at, writes, documents: new Map(), socket, options: { token: name, library, ...options } }
+    /** `refused`: document -> edits of a read-only client: how many, and how many of them before it last connected. */
+    const client = { name, at, writes, readOnly, refused: new Map(), documents: new Map(), socket, options: { token: name, library, ...options } }
     this.clients[name] = client
     socket.on('close', ({ event }) => this.#closed.push({ name, at, code: event.code, reason: `${event.reason ?? ''}` }))
     for (const document of documents) await this.join(client, document)
@@ -131,7 +131,13 @@ class Scene {
     client.documents.set(document, provider)
     await synced(provider)
     provider.setAwarenessField('user', name)
-    if (client.writes) this.#made.get(document)?.set(name[0], [])
+    if (client.readOnly) {
+      const refused = { made: 0, before: 0 }
+      client.refused.set(document, refused)
+      provider.on('open', () => (refused.before = refused.made)) // as it starts to synchronise
+    } else if (client.writes) {
+      this.#made.get(document)?.set(name[0], [])
+    }
     for (const event of DISTURBANCES) {
       provider.on(event, (data) => this.#disturbed.push({ name, document, event, status: data?.status, reason: data?.reason }))
     }
@@ -170,9 +176,12 @@ class Scene {
 
   /** Everybody types, from now on. */
   type() {
+    let turn = 0
     this.#typing ??= setInterval(() => {
+      turn++
       for (const client of Object.values(this.clients)) {
-        if (client.writes) for (const document of client.documents.keys()) this.edit(client.name, document)
+        if (!client.writes || (client.readOnly && turn % READER_EVERY !== 0)) continue
+        for (const document of client.documents.keys()) this.edit(client.name, document)
       }
     }, this.every)
   }
@@ -184,7 +193,8 @@ class Scene {
 
   /** One edit of a client: at the end of the text, or at its beginning. */
   edit(name, document) {
-    const edit = this.note(document, name[0])
+    const { readOnly, refused } = this.clients[name]
+    const edit = readOnly ? `${name[0]}${refused.get(document).made++}.` : this.note(document, name[0])
     const shared = this.provider(name, document).document.getText('text')
     shared.insert(this.random() < 0.25 ? 0 : shared.length, edit)
     return edit
@@ -300,32 +310,56 @@ class Scene {
     return wrong
   }
 
+  /** A client's text as all should have it. A read-only client has its own edits besides: nobody else may have them. */
+  #shared(client, document) {
+    const whole = text(client.documents.get(document))
+    return client.readOnly ? whole.replaceAll(new RegExp(`${client.name[0]}\\d+\\.`, 'g'), '') : whole
+  }
+
+  /**
+   * The count of unsynced changes that a provider comes to rest with: 0; and with one that may not write, what it shows in
+   * Hocuspocus alone: an edit that is refused stays in the count, and a new connection makes one of all that were before.
+   */
+  #unsynced({ readOnly, refused }, document) {
+    if (!readOnly) return 0
+    const { made, before } = refused.get(document)
+    return made - before + (before > 0 ? 1 : 0)
+  }
+
   #differences() {
     const wrong = []
     for (const client of Object.values(this.clients)) {
       for (const [document, provider] of client.documents) {
         const name = `${client.name} ${document}`
         wrong.push(...this.#compare(document, text(provider), name))
-        const unsynced = provider.unsyncedChanges - (client.writes ? 0 : this.#readOnlyUnsynced)
-        if (unsynced !== 0) wrong.push(`${name}: unsynced count ${provider.unsyncedChanges}`)
+        const unsynced = this.#unsynced(client, document)
+        if (provider.unsyncedChanges !== unsynced) wrong.push(`${name}: unsynced count ${provider.unsyncedChanges}, not ${unsynced}`)
       }
     }
     for (const document of DOCUMENTS) {
-      const texts = Object.values(this.clients).flatMap((client) => (client.documents.has(document) ? [text(client.documents.get(document))] : []))
-      if (new Set(texts).size > 1) wrong.push(`${document}: ${new Set(texts).size} different texts on clients`)
+      const texts = new Set(Object.values(this.clients).flatMap((client) => (client.documents.has(document) ? [this.#shared(client, document)] : [])))
+      if (texts.size > 1) wrong.push(`${document}: ${texts.size} different texts on clients`)
+      for (const string of texts) wrong.push(...this.#leaked(document, string, 'a client'))
     }
     return wrong
+  }
+
+  /** Edits of read-only clients, where they must not be. */
+  #leaked(document, string, where) {
+    const readers = new Set(Object.values(this.clients).flatMap(({ name, readOnly }) => (readOnly ? [name[0]] : [])))
+    return edits(string).flatMap(({ who, n }) => (readers.has(who) ? [`${where} of ${document} has ${who}${n}, which is read-only`] : []))
   }
 
   async #ownersDifferences() {
     const wrong = []
     for (const document of DOCUMENTS) {
-      const expected = text(Object.values(this.clients).find((client) => client.documents.has(document)).documents.get(document))
+      const expected = this.#shared(Object.values(this.clients).find((client) => client.documents.has(document)), document)
       const holders = await this.cluster.holders(document)
       if (holders.length !== 1) wrong.push(`${document} is loaded on ${holders.map((server) => server.serverId).join(' and ') || 'no server'}`)
       for (const server of holders) if ((await server.text(document)) !== expected) wrong.push(`${document}: another text on ${server.serverId}`)
       const stored = this.cluster.store.text(document)
-      if (stored !== expected) wrong.push(...(stored === null ? [`${document} is not stored`] : this.#compare(document, stored, `the store of ${document}`)))
+      if (stored === null) wrong.push(`${document} is not stored`)
+      else if (stored !== expected) wrong.push(`${document}: another text in the store`, ...this.#compare(document, stored, `the store of ${document}`))
       const lease = await this.lease(document)
       if (lease?.server !== holders[0]?.serverId) wrong.push(`${document}: the lease is ${lease?.server}'s, not ${holders[0]?.serverId}'s`)
     }
