@@ -1,0 +1,148 @@
+// The single runs: each sets clients up, measures, checks that all documents are the same everywhere, and takes all down.
+import { until } from '../../test/support/wait.mjs'
+import { cost } from './cluster.mjs'
+
+const pass = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
+/** Acknowledgements between servers come up to 200 ms later: they belong to the run. */
+const AFTERMATH_MS = 250
+
+let lastRun = 0
+
+/**
+ * @param {import('./cluster.mjs').Cluster} cluster
+ * @param {ReturnType<import('./cluster.mjs').startProcess>} load
+ * @param {{ count: number, urls: string[], writers: number[], edits: number }} shape of each document
+ */
+async function withDocuments(cluster, load, { count, urls, writers, edits }, measure) {
+  const prefix = `run-${++lastRun}`
+  const documents = Array.from({ length: count }, (_, n) => ({ name: `${prefix}-${n}`, urls, writers, edits }))
+  const names = documents.map(({ name }) => name)
+  await cluster.owner.call('open', names)
+  await load.call('open', documents)
+  const figures = await measure()
+  figures.checked = await until(
+    async () => {
+      const states = []
+      for (const [n, server] of cluster.servers.entries()) {
+        for (const { name, state } of await server.call('states', names)) states.push({ server: `s${n + 1}`, name, state })
+      }
+      // A mirror makes no documents of what it gets.
+      return cluster.variant === 'mirror' ? 1 : load.call('check', states)
+    },
+    { timeout: 20_000, every: 200, what: 'all documents are the same everywhere' },
+  )
+  await load.call('close')
+  await cluster.owner.call('close')
+  for (const server of cluster.servers.slice(1)) await server.call('close')
+  return figures
+}
+
+function perUpdate({ result, servers, redis, publishes, bytes }, updates) {
+  return {
+    origin: servers.slice(1).reduce((sum, { cpu }) => sum + cpu, 0) / updates,
+    originThread: servers.slice(1).reduce((sum, { ioThread }) => sum + ioThread, 0) / updates,
+    owner: servers[0].cpu / updates,
+    ownerThread: servers[0].ioThread / updates,
+    redis: redis / updates,
+    all: (servers.reduce((sum, { cpu }) => sum + cpu, 0) + redis) / updates,
+    publishes: publishes / updates,
+    bytes: bytes / updates,
+    ...result,
+  }
+}
+
+/** Many documents at once, two clients each, both at a server that does not own it, a window of updates under way. */
+export function pipelined(cluster, load, { documents, edits, window, clients = 2, profile = false }) {
+  const urls = Array.from({ length: clients }, () => cluster.other().url)
+  return withDocuments(cluster, load, { count: documents, urls, writers: [0, 1], edits: Math.ceil(edits / 2) }, async () => {
+    if (profile) for (const server of cluster.servers) await server.call('profileStart')
+    const spent = await cost(cluster, async () => {
+      const result = await load.call('pipelined', { window })
+      await pass(AFTERMATH_MS)
+      return result
+    })
+    const figures = perUpdate(spent, spent.result.updates)
+    if (profile) figures.profiles = await Promise.all(cluster.servers.map((server) => server.call('profileStop')))
+    return { ...figures, rate: spent.result.updates / spent.result.seconds }
+  })
+}
+
+/** One update at a time, from one client to the other, both at a server that does not own the document. */
+export function oneAtATime(cluster, load, { edits }) {
+  const urls = [cluster.other().url, cluster.other().url]
+  return withDocuments(cluster, load, { count: 1, urls, writers: [0], edits }, () => load.call('oneAtATime', { count: edits }))
+}
+
+/** The same from a client at such a server to one at the owner. */
+export function across(cluster, load, { edits }) {
+  const urls = [cluster.other().url, cluster.owner.url]
+  return withDocuments(cluster, load, { count: 1, urls, writers: [0], edits }, () => load.call('oneAtATime', { count: edits }))
+}
+
+/** One update to many clients, on `others` servers that do not own the document; the writer is one of them. */
+export function fanOut(cluster, load, { clients, edits, others = 1 }) {
+  const urls = Array.from({ length: clients }, (_, n) => cluster.other(n % others).url)
+  return withDocuments(cluster, load, { count: 1, urls, writers: [0], edits: edits + 4 }, async () => {
+    await load.call('fanOut', { count: 1 }) // the first one makes routes warm
+    const spent = await cost(cluster, async () => {
+      const result = await load.call('fanOut', { count: edits })
+      await pass(AFTERMATH_MS)
+      return result
+    })
+    // Alone, so that everything that a single update causes is seen: late acknowledgements too.
+    const single = await cost(cluster, () => load.call('fanOut', { count: 3, pause: AFTERMATH_MS }))
+    return { ...perUpdate(spent, spent.result.updates), publishes: single.publishes / 3, bytes: single.bytes / 3 }
+  })
+}
+
+/** One update of a client at the owner to many clients at `others` servers that do not own the document: Redis alone. */
+export function fanOutFromOwner(cluster, load, { clients, others = 1 }) {
+  const remote = Array.from({ length: clients }, (_, n) => cluster.other(n % others).url)
+  return withDocuments(cluster, load, { count: 1, urls: [cluster.owner.url, ...remote], writers: [0], edits: 4 }, async () => {
+    await load.call('fanOut', { count: 1 })
+    await pass(AFTERMATH_MS)
+    const spent = await cost(cluster, () => load.call('fanOut', { count: 3, pause: AFTERMATH_MS }))
+    return { publishes: spent.publishes / 3, bytes: spent.bytes / 3 }
+  })
+}
+
+/** Many documents owned by one server, idle. */
+export async function idleDocuments(cluster, { documents, seconds }) {
+  await cluster.owner.call('lock', { count: documents })
+  await pass(1000)
+  const started = performance.now()
+  const spent = await cost(cluster, () => pass(seconds * 1000))
+  const passed = (performance.now() - started) / 1000
+  await cluster.owner.call('unlock')
+  return {
+    // The INFO command after the run is one of those counted.
+    commands: Math.max(0, spent.commands - 1) / passed,
+    owner: (spent.servers[0].cpu / 1e6 / passed) * 100,
+    redis: (spent.redis / 1e6 / passed) * 100,
+  }
+}
+
+/** Memory of idle sockets: bytes for each, at the origin and at the owner. */
+export async function idleSockets(cluster, load, { sockets, documents }) {
+  const urls = Array.from({ length: Math.ceil(sockets / documents) }, () => cluster.other().url)
+  const measure = async () => {
+    // What was opened leaves garbage for a while: promises, timers, V8's own.
+    await cluster.collect()
+    await pass(500)
+    return cluster.collect()
+  }
+  // The first sockets make room in tables and caches that later ones use too.
+  await withDocuments(cluster, load, { count: documents, urls: urls.slice(0, 4), writers: [0], edits: 1 }, async () => load.call('pipelined', { window: 1 }))
+  const before = await measure()
+  let after
+  await withDocuments(cluster, load, { count: documents, urls, writers: [0], edits: 1 }, async () => {
+    const result = await load.call('pipelined', { window: 1 })
+    await pass(AFTERMATH_MS)
+    after = await measure()
+    return result
+  })
+  const count = urls.length * documents
+  const each = (n, field) => (after[n][field] - before[n][field]) / count
+  const of = (n) => ({ heap: each(n, 'heapUsed') + each(n, 'external'), rss: each(n, 'rss') })
+  return { owner: of(0), origin: of(cluster.isAlone ? 0 : 1) }
+}
