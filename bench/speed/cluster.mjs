@@ -7,10 +7,13 @@ import { fileURLToPath } from 'node:url'
 export function startProcess(program, execArgv = []) {
   const child = fork(fileURLToPath(new URL(program, import.meta.url)), [], {
     serialization: 'advanced',
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
     env: { ...process.env, NODE_ENV: 'production' },
     execArgv: ['--expose-gc', ...execArgv],
   })
+  // What it prints is of interest when something fails (extension-redis, say, tells of stores that it leaves out).
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (output = (output + data).slice(-16_384)))
   const pending = new Map()
   let lastId = 0
   let ended = false
@@ -18,12 +21,12 @@ export function startProcess(program, execArgv = []) {
   child.on('message', ({ id, result, error }) => {
     const call = pending.get(id)
     pending.delete(id)
-    if (error) call.reject(new Error(error))
+    if (error) call.reject(new Error(`${error}\n${output}`))
     else call.resolve(result)
   })
   child.on('exit', (code, signal) => {
     ended = true
-    for (const { reject } of pending.values()) reject(new Error(`${program} ended (${signal ?? code})`))
+    for (const { reject } of pending.values()) reject(new Error(`${program} ended (${signal ?? code})\n${output}`))
     pending.clear()
   })
   return {
@@ -128,7 +131,10 @@ export class Cluster {
 /** What `work` has cost: microseconds of CPU by server, of Redis, and Redis's counters. */
 export async function cost(cluster, work) {
   await cluster.collect()
+  // What asking for the counters adds to them.
+  const asked = await redisCounters(cluster.redis)
   const redisBefore = await redisCounters(cluster.redis)
+  const own = (field) => redisBefore[field] - asked[field]
   const before = cluster.cpu()
   const result = await work()
   const after = cluster.cpu()
@@ -140,10 +146,9 @@ export async function cost(cluster, work) {
   return {
     result,
     servers,
-    // Its own work for the two INFO commands lies outside.
     redis: after.redis - before.redis,
     publishes: redisAfter.publishes - redisBefore.publishes,
-    commands: redisAfter.commands - redisBefore.commands,
-    bytes: redisAfter.bytes - redisBefore.bytes,
+    commands: redisAfter.commands - redisBefore.commands - own('commands'),
+    bytes: redisAfter.bytes - redisBefore.bytes - own('bytes'),
   }
 }

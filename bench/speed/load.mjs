@@ -102,6 +102,8 @@ const commands = {
   async fanOut({ count, pause = 0 }) {
     const [{ clients, writers }] = documents
     const [writer] = writers
+    const frames = () => clients.reduce((sum, client) => sum + client.frames, 0)
+    const framesBefore = frames()
     const times = []
     for (let n = 0; n < count; n++) {
       await untilDone((resolve) => {
@@ -127,7 +129,7 @@ const commands = {
       })
       if (pause) await new Promise((resolve) => setTimeout(resolve, pause))
     }
-    return { last: median(times), updates: times.length }
+    return { last: median(times), updates: times.length, frames: frames() - framesBefore }
   },
 
   /** Does every client, and every server that has the document, know all that was written? Throws if not. */

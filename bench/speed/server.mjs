@@ -50,21 +50,18 @@ const variants = {
     affinity = new PlainServerAffinity({ redis: new Redis(redis), serverId, prefix: name })
     hocuspocus = new Hocuspocus(configuration(affinity))
     await affinity.ready()
-    return viaHooks((incoming) => {
-      const { method, url, headers, socket } = incoming
-      return { method, url, headers, socket: { remoteAddress: socket.remoteAddress } }
-    })
+    return viaHooks
   },
 
   async ours({ redis, serverId, name }) {
-    const { RedisServerAffinity, serializeRequest } = await import('@hocuspocus/extension-redis-affinity')
+    const { RedisServerAffinity } = await import('@hocuspocus/extension-redis-affinity')
     affinity = new RedisServerAffinity({ redis: new Redis({ ...redis, lazyConnect: true }), serverId, prefix: name })
     const before = new Set(threads())
     const ready = affinity.ready()
     ioThread = threads().find((thread) => !before.has(thread))
     hocuspocus = new Hocuspocus(configuration(affinity))
     await ready
-    return viaHooks(serializeRequest)
+    return viaHooks
   },
 }
 
@@ -76,8 +73,7 @@ function viaHandleConnection(socket, incoming) {
   socket.on('close', (code, reason) => connection.handleClose({ code, reason: reason.toString() }))
 }
 
-const viaHooks = (serialize) => (socket, incoming) => {
-  const request = serialize(incoming)
+function viaHooks(socket, incoming, request) {
   affinity.onSocketOpen(socket, request)
   socket.on('message', (message) => affinity.onSocketMessage(socket, request, message))
   socket.on('close', (code) => affinity.onSocketClose(request.headers['sec-websocket-key'], code))
@@ -123,8 +119,11 @@ const commands = {
     const http = createServer()
     const sockets = new WebSocketServer({ server: http, maxPayload: 1 << 26 })
     sockets.on('connection', (socket, incoming) => {
-      socket.on('error', console.error)
-      onConnection(socket, incoming)
+      // The request as plain data is part of every variant's socket: what is compared is what they add to it.
+      const { method, url, headers } = incoming
+      const request = { method, url, headers, socket: { remoteAddress: incoming.socket.remoteAddress } }
+      socket.on('error', (error) => console.error(request.url, error))
+      onConnection(socket, incoming, request)
     })
     await new Promise((resolve) => http.listen(0, '127.0.0.1', resolve))
     return { port: http.address().port, ioThread }
