@@ -125,9 +125,9 @@ const scenarios = {
     const f = await rounds('pipelined', all, async (variant) => runs.pipelined(await clusterOf(variant), load, SIZES.pipelined))
     print(`### Pipelined\n\n${documents} documents with two clients each, both at a server that does not own the document; both write, ${edits} updates of one character for each document, ${window} of them unacknowledged at a time. For each update:`)
     printRows(
-      ['origin, us CPU', 'of it I/O thread', 'owner, us CPU', 'of it I/O thread', 'Redis, us CPU', 'publishes', 'bytes through Redis', 'frames to clients', 'updates/s'],
+      ['origin, us CPU', 'of it I/O thread', 'owner, us CPU', 'of it I/O thread', 'Redis, us CPU', 'publishes', 'bytes through Redis', 'frames to clients', 'load generator, us CPU', 'updates/s'],
       Object.fromEntries(Object.entries(f).map(([variant, list]) => [variant, list.map((one) => ({ ...one, perUpdate: one.frames / one.updates }))])),
-      ['origin', 'originThread', 'owner', 'ownerThread', 'redis', 'publishes', 'bytes', 'perUpdate', 'rate'],
+      ['origin', 'originThread', 'owner', 'ownerThread', 'redis', 'publishes', 'bytes', 'perUpdate', 'load', 'rate'],
     )
     const { mirror, bare, plain, ours } = f
     goal('CPU on the origin for each update beyond ws alone, us', '<= 3', minus(of(ours, 'origin'), of(mirror, 'owner')), 3)

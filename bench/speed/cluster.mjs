@@ -116,8 +116,9 @@ export class Cluster {
   }
 
   /** The CPU time of everybody, to be subtracted. */
-  cpu() {
+  cpu(load) {
     return {
+      load: load ? cpuOf(load.pid).total : 0,
       servers: this.servers.map(({ pid, ioThread }) => cpuOf(pid, ioThread)),
       redis: cpuOf(this.redis.pid).total,
     }
@@ -128,16 +129,16 @@ export class Cluster {
   }
 }
 
-/** What `work` has cost: microseconds of CPU by server, of Redis, and Redis's counters. */
-export async function cost(cluster, work) {
+/** What `work` has cost: microseconds of CPU by server, of Redis, of the load generator; and Redis's counters. */
+export async function cost(cluster, load, work) {
   await cluster.collect()
   // What asking for the counters adds to them.
   const asked = await redisCounters(cluster.redis)
   const redisBefore = await redisCounters(cluster.redis)
   const own = (field) => redisBefore[field] - asked[field]
-  const before = cluster.cpu()
+  const before = cluster.cpu(load)
   const result = await work()
-  const after = cluster.cpu()
+  const after = cluster.cpu(load)
   const redisAfter = await redisCounters(cluster.redis)
   const servers = after.servers.map(({ total, thread }, n) => ({
     cpu: total - before.servers[n].total,
@@ -147,6 +148,7 @@ export async function cost(cluster, work) {
     result,
     servers,
     redis: after.redis - before.redis,
+    load: after.load - before.load,
     publishes: redisAfter.publishes - redisBefore.publishes,
     commands: redisAfter.commands - redisBefore.commands - own('commands'),
     bytes: redisAfter.bytes - redisBefore.bytes - own('bytes'),

@@ -37,8 +37,9 @@ async function withDocuments(cluster, load, { count = 1, urls, writers, edits },
   return figures
 }
 
-function perUpdate({ result, servers, redis, publishes, bytes }, updates) {
+function perUpdate({ result, servers, redis, load, publishes, bytes }, updates) {
   return {
+    load: load / updates,
     origin: servers.slice(1).reduce((sum, { cpu }) => sum + cpu, 0) / updates,
     originThread: servers.slice(1).reduce((sum, { ioThread }) => sum + ioThread, 0) / updates,
     owner: servers[0].cpu / updates,
@@ -55,7 +56,7 @@ function perUpdate({ result, servers, redis, publishes, bytes }, updates) {
 export function pipelined(cluster, load, { documents, edits, window, others = 1, profile = false }) {
   const urls = (n) => Array(2).fill(cluster.other(n % others).url)
   return withDocuments(cluster, load, { count: documents, urls, writers: [0, 1], edits: Math.ceil(edits / 2) }, async () => {
-    const spent = await cost(cluster, async () => {
+    const spent = await cost(cluster, load, async () => {
       if (profile) for (const server of cluster.servers) await server.call('profileStart')
       const result = await load.call('pipelined', { window })
       await pass(AFTERMATH_MS)
@@ -88,13 +89,13 @@ export function fanOut(cluster, load, { clients, edits, alone = 3, others = 1, f
   const urls = () => (fromOwner ? [cluster.owner.url, ...many] : many)
   return withDocuments(cluster, load, { urls, writers: [0], edits: 1 + edits + alone }, async () => {
     await load.call('fanOut', { count: 1 }) // the first one makes routes warm
-    const spent = await cost(cluster, async () => {
+    const spent = await cost(cluster, load, async () => {
       const result = await load.call('fanOut', { count: edits })
       await pass(AFTERMATH_MS)
       return result
     })
     // Alone, so that everything that a single update causes is seen: late acknowledgements between servers too.
-    const single = await cost(cluster, () => load.call('fanOut', { count: alone, pause: AFTERMATH_MS }))
+    const single = await cost(cluster, load, () => load.call('fanOut', { count: alone, pause: AFTERMATH_MS }))
     return { ...perUpdate(spent, spent.result.updates), publishesAlone: single.publishes / alone, bytesAlone: single.bytes / alone }
   })
 }
@@ -104,7 +105,7 @@ export async function idleDocuments(cluster, { documents, seconds }) {
   await cluster.owner.call('lock', { count: documents })
   await pass(4 * AFTERMATH_MS)
   const started = performance.now()
-  const spent = await cost(cluster, () => pass(seconds * 1000))
+  const spent = await cost(cluster, undefined, () => pass(seconds * 1000))
   const passed = (performance.now() - started) / 1000
   await cluster.owner.call('unlock')
   return {
