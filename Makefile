@@ -32,12 +32,13 @@ BINDING_INC = -Icore -Iruntime -Ibinding $(HIREDIS_INC) $(NODE_INC)
 CORE_SRC := $(wildcard core/*.c)
 RUNTIME_SRC := $(wildcard runtime/*.c)
 BINDING_SRC := $(wildcard binding/*.c)
-C_FILES = $(wildcard core/*.[ch] runtime/*.[ch] binding/*.[ch] sim/*.[ch] test/c/*.[ch])
+C_FILES = $(wildcard $(addsuffix /*.[ch],core runtime binding sim fuzz bench test/c))
 
 # The platform's name in prebuilds/, as Node spells it.
 PLATFORM := $(shell $(NODE) -p 'process.platform + "-" + process.arch' 2>/dev/null)
 
-.PHONY: sim swarm mutants golden test-faults all setup native js build prebuild demo faults test test-c test-node test-browser asan tsan \
+.PHONY: all setup native js build prebuild demo test test-c c-tests test-node test-faults test-browser \
+	asan tsan sim swarm mutants golden faults bench bench-core \
 	lint format clean help c-tests
 .DEFAULT_GOAL := build
 
@@ -204,6 +205,19 @@ test-browser: build
 ## faults: what clients feel of faults, as a table (ONLY="kill drain", RUNS=10, BUDGET=300 seconds each)
 faults: build
 	@RUNS=$(RUNS) BUDGET=$(BUDGET) $(NODE) bench/faults.mjs $(ONLY)
+
+# Core and nothing else, as the addon is compiled.
+$(B)/bench/core: bench/core.c $(patsubst %.c,$(B)/obj/%.o,$(CORE_SRC))
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(CORE_INC) -o $@ $^
+
+## bench-core: what the engine alone costs for a message, in ns
+bench-core: $(B)/bench/core
+	@$(B)/bench/core
+
+## bench: what a proxied message costs, as tables and plots (ROUNDS=5 ONLY="pipelined fanout" SIZE=smoke OUT=build/bench)
+bench: build $(B)/bench/core
+	@ROUNDS=$(ROUNDS) ONLY="$(ONLY)" SIZE=$(SIZE) OUT=$(OUT) $(NODE) bench/speed.mjs
 
 ## demo: three servers behind a load balancer and a page to type in
 demo: setup
