@@ -37,7 +37,7 @@ C_FILES = $(wildcard core/*.[ch] runtime/*.[ch] binding/*.[ch] test/c/*.[ch])
 # The platform's name in prebuilds/, as Node spells it.
 PLATFORM := $(shell $(NODE) -p 'process.platform + "-" + process.arch' 2>/dev/null)
 
-.PHONY: test-faults all setup native js build prebuild demo faults test test-c test-node test-browser asan tsan \
+.PHONY: test-faults all setup native js build prebuild demo faults bench-seal test test-c test-node test-browser asan tsan \
 	lint format clean help c-tests
 .DEFAULT_GOAL := build
 
@@ -172,6 +172,14 @@ test-browser: build
 ## faults: what clients feel of faults, as a table (ONLY="kill drain", RUNS=10, BUDGET=300 seconds each)
 faults: build
 	@RUNS=$(RUNS) BUDGET=$(BUDGET) $(NODE) bench/faults.mjs $(ONLY)
+
+$(B)/bench/seal: bench/seal.c runtime/seal.c runtime/seal.h core/aff.h
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(RUNTIME_INC) -o $@ bench/seal.c runtime/seal.c -lcrypto
+
+## bench-seal: what signing a batch costs (option `secret`)
+bench-seal: $(B)/bench/seal
+	@$(B)/bench/seal
 
 ## demo: three servers behind a load balancer and a page to type in
 demo: setup

@@ -128,12 +128,26 @@ static uint64_t random_seed(napi_env env, napi_value options) {
            (uint64_t)get_number(env, options, "seedLow");
 }
 
+/* `secrets`: an array of Uint8Arrays, the current one first; none where it is missing. */
+static size_t get_secrets(napi_env env, napi_value options, aff_slice *out) {
+    napi_value list, item;
+    uint32_t count = 0, got = 0;
+    if (napi_get_named_property(env, options, "secrets", &list) != napi_ok ||
+        napi_get_array_length(env, list, &count) != napi_ok)
+        return 0;
+    for (; got < count && got < AFF_SEAL_KEYS_MAX; got++) {
+        if (napi_get_element(env, list, got, &item) != napi_ok || !get_bytes(env, item, &out[got]))
+            break;
+    }
+    return got;
+}
+
 static aff_instance_config get_config(napi_env env, napi_value options, char **strings) {
     static const char *const names[STRING_COUNT] = {"serverId", "prefix",   "host",      "path",
                                                     "username", "password", "clientName"};
     for (int i = 0; i < STRING_COUNT; i++) strings[i] = get_string(env, options, names[i]);
     uint64_t seed = random_seed(env, options);
-    return (aff_instance_config){
+    aff_instance_config config = {
         .engine = {.server_id = strings[SERVER_ID],
                    .prefix = strings[PREFIX],
                    .seed = seed,
@@ -153,6 +167,8 @@ static aff_instance_config get_config(napi_env env, napi_value options, char **s
         .pack = get_flag(env, options, "pack"),
         .stall_limit_ms = (uint64_t)get_number(env, options, "stallLimit"),
     };
+    config.secret_count = get_secrets(env, options, config.secrets);
+    return config;
 }
 
 /* ---- From the instance to JavaScript
@@ -347,7 +363,11 @@ static napi_value js_stats(napi_env env, napi_callback_info info) {
     handle *h = get_handle(env, argv[0]);
     if (!h) return NULL;
     aff_stats s = {0};
-    if (h->instance) aff_instance_stats(h->instance, &s);
+    aff_seal_stats seal = {0};
+    if (h->instance) {
+        aff_instance_stats(h->instance, &s);
+        aff_instance_seal_stats(h->instance, &seal);
+    }
     const struct {
         const char *name;
         uint64_t value;
@@ -359,6 +379,8 @@ static napi_value js_stats(napi_env env, napi_callback_info info) {
         {"bytesIn", s.bytes_in},
         {"bytesOut", s.bytes_out},
         {"malformed", s.malformed},
+        {"forged", seal.forged},
+        {"replayed", seal.replayed},
         {"stale", s.stale},
         {"gaps", s.gaps},
         {"takeovers", s.takeovers},

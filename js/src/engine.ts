@@ -97,6 +97,7 @@ export class Engine {
       aliveEvery,
       stallLimit: options.stallLimit,
       pack: options.pack !== undefined,
+      secrets: options.secrets,
       clientName: 'redis-affinity',
       seedHigh: seed.readUInt32BE(0),
       seedLow: seed.readUInt32BE(4),
