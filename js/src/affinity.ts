@@ -389,11 +389,11 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const instance = this.#instance
     if (!instance || !this.#engine) return
     await this.#engine.ready().catch(() => {})
-    this.#turns = new StoreTurns()
+    const waiting = [...instance.documents.values()]
+    this.#turns = new StoreTurns(waiting)
     this.#engine.drain()
     const started = Date.now()
     const left = () => Math.max(0, this.#options.drainTimeout - (Date.now() - started))
-    const waiting = [...instance.documents.values()]
     const worker = async () => {
       for (let next = waiting.pop(); next && left() > 0; next = waiting.pop()) {
         await this.#leave(instance, next).catch((error) => console.error('[RedisServerAffinity] drain:', error))

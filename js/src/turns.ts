@@ -2,25 +2,24 @@ import type { Document } from '@hocuspocus/server'
 
 /**
  * While a server drains, each document is stored once, in its turn: stores that Hocuspocus starts by itself
- * (a debounce that is over, a flush before the end) wait for that.
+ * (a debounce that is over, a flush before the end) wait for that. An instance that is loaded later, to store what
+ * nobody else wants, has no turn and is stored at once.
  */
 export class StoreTurns {
   #turns = new WeakMap<Document, { given: Promise<void>; give: () => void; waiting: number; over: boolean }>()
 
-  #turn(document: Document) {
-    let turn = this.#turns.get(document)
-    if (!turn) {
+  constructor(documents: Iterable<Document>) {
+    for (const document of documents) {
       let give!: () => void
       const given = new Promise<void>((resolve) => (give = resolve))
-      turn = { given, give, waiting: 0, over: false }
-      this.#turns.set(document, turn)
+      this.#turns.set(document, { given, give, waiting: 0, over: false })
     }
-    return turn
   }
 
   /** Waits for the document's turn. False if that is over: what has changed since is handed over, not stored. */
   async wait(document: Document): Promise<boolean> {
-    const turn = this.#turn(document)
+    const turn = this.#turns.get(document)
+    if (!turn) return true
     turn.waiting++
     await turn.given
     return !turn.over
@@ -28,12 +27,13 @@ export class StoreTurns {
 
   /** Gives a document its turn. True if a store was waiting for it. */
   give(document: Document): boolean {
-    const turn = this.#turn(document)
-    turn.give()
-    return turn.waiting > 0
+    const turn = this.#turns.get(document)
+    turn?.give()
+    return turn !== undefined && turn.waiting > 0
   }
 
   end(document: Document): void {
-    this.#turn(document).over = true
+    const turn = this.#turns.get(document)
+    if (turn) turn.over = true
   }
 }
