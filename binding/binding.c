@@ -128,18 +128,19 @@ static uint64_t random_seed(napi_env env, napi_value options) {
            (uint64_t)get_number(env, options, "seedLow");
 }
 
-/* `secrets`: an array of Uint8Arrays, the current one first; none where it is missing. */
+/* `secrets`: an array of Uint8Arrays, the current one first. What can't be read is not left out: it
+ * makes a count that aff_instance_open() refuses. */
 static size_t get_secrets(napi_env env, napi_value options, aff_slice *out) {
     napi_value list, item;
-    uint32_t count = 0, got = 0;
+    uint32_t count = 0;
     if (napi_get_named_property(env, options, "secrets", &list) != napi_ok ||
-        napi_get_array_length(env, list, &count) != napi_ok)
-        return 0;
-    for (; got < count && got < AFF_SEAL_KEYS_MAX; got++) {
-        if (napi_get_element(env, list, got, &item) != napi_ok || !get_bytes(env, item, &out[got]))
-            break;
+        napi_get_array_length(env, list, &count) != napi_ok || count > AFF_SEAL_KEYS_MAX)
+        return AFF_SEAL_KEYS_MAX + 1;
+    for (uint32_t i = 0; i < count; i++) {
+        if (napi_get_element(env, list, i, &item) != napi_ok || !get_bytes(env, item, &out[i]))
+            return AFF_SEAL_KEYS_MAX + 1;
     }
-    return got;
+    return count;
 }
 
 static aff_instance_config get_config(napi_env env, napi_value options, char **strings) {
@@ -261,9 +262,18 @@ static napi_value open_instance(napi_env env, napi_callback_info info) {
         napi_throw_error(env, aff_error_name(status), aff_error_text(status));
         return NULL;
     }
-    CHECK(env, napi_add_env_cleanup_hook(env, close_handle, h));
-    CHECK(env, napi_create_external(env, h, finalize_handle, NULL, &external));
-    CHECK(env, napi_type_tag_object(env, external, &handle_tag));
+    if (napi_add_env_cleanup_hook(env, close_handle, h) != napi_ok) {
+        close_handle(h);
+        free(h);
+        throw_last(env);
+        return NULL;
+    }
+    if (napi_create_external(env, h, finalize_handle, NULL, &external) != napi_ok) {
+        throw_last(env);
+        finalize_handle(env, h, NULL);
+        return NULL;
+    }
+    CHECK(env, napi_type_tag_object(env, external, &handle_tag)); /* else: collected */
     return external;
 }
 
