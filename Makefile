@@ -37,7 +37,7 @@ C_FILES = $(wildcard core/*.[ch] runtime/*.[ch] binding/*.[ch] test/c/*.[ch])
 # The platform's name in prebuilds/, as Node spells it.
 PLATFORM := $(shell $(NODE) -p 'process.platform + "-" + process.arch' 2>/dev/null)
 
-.PHONY: test-faults all setup native js build prebuild demo faults bench-seal test test-c test-node test-browser asan tsan \
+.PHONY: test-faults all setup native js build prebuild demo faults bench-seal lifecycle test test-c test-node test-browser asan tsan \
 	lint format clean help c-tests
 .DEFAULT_GOAL := build
 
@@ -180,6 +180,10 @@ $(B)/bench/seal: bench/seal.c runtime/seal.c runtime/seal.h core/aff.h
 ## bench-seal: what signing a batch costs (option `secret`)
 bench-seal: $(B)/bench/seal
 	@$(B)/bench/seal
+
+## lifecycle: workers, instances and sockets that come and go, and the memory after them (WORKERS, INSTANCES, SOCKETS)
+lifecycle: build
+	@$(NODE) --expose-gc bench/lifecycle.mjs
 
 ## demo: three servers behind a load balancer and a page to type in
 demo: setup
