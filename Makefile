@@ -38,7 +38,7 @@ C_FILES = $(wildcard $(addsuffix /*.[ch],core runtime binding sim fuzz bench tes
 PLATFORM := $(shell $(NODE) -p 'process.platform + "-" + process.arch' 2>/dev/null)
 
 .PHONY: all setup native js build prebuild demo test test-c c-tests test-node test-faults test-browser \
-	asan tsan sim swarm mutants golden faults bench bench-core \
+	asan tsan sim swarm mutants golden faults bench bench-core bench-seal lifecycle \
 	lint format clean help c-tests
 .DEFAULT_GOAL := build
 
@@ -218,6 +218,18 @@ bench-core: $(B)/bench/core
 ## bench: what a proxied message costs, as tables and plots (ROUNDS=5 ONLY="pipelined fanout" SIZE=smoke OUT=build/bench)
 bench: build $(B)/bench/core
 	@ROUNDS=$(ROUNDS) ONLY="$(ONLY)" SIZE=$(SIZE) OUT=$(OUT) $(NODE) bench/speed.mjs
+
+$(B)/bench/seal: bench/seal.c runtime/seal.c runtime/seal.h core/aff.h
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(RUNTIME_INC) -o $@ bench/seal.c runtime/seal.c -lcrypto
+
+## bench-seal: what signing a batch costs (option `secret`)
+bench-seal: $(B)/bench/seal
+	@$(B)/bench/seal
+
+## lifecycle: workers, instances and sockets that come and go, and the memory after them (WORKERS, INSTANCES, SOCKETS)
+lifecycle: build
+	@$(NODE) --expose-gc bench/lifecycle.mjs
 
 ## demo: three servers behind a load balancer and a page to type in
 demo: setup

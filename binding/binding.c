@@ -128,12 +128,27 @@ static uint64_t random_seed(napi_env env, napi_value options) {
            (uint64_t)get_number(env, options, "seedLow");
 }
 
+/* `secrets`: an array of Uint8Arrays, the current one first. What can't be read is not left out: it
+ * makes a count that aff_instance_open() refuses. */
+static size_t get_secrets(napi_env env, napi_value options, aff_slice *out) {
+    napi_value list, item;
+    uint32_t count = 0;
+    if (napi_get_named_property(env, options, "secrets", &list) != napi_ok ||
+        napi_get_array_length(env, list, &count) != napi_ok || count > AFF_SEAL_KEYS_MAX)
+        return AFF_SEAL_KEYS_MAX + 1;
+    for (uint32_t i = 0; i < count; i++) {
+        if (napi_get_element(env, list, i, &item) != napi_ok || !get_bytes(env, item, &out[i]))
+            return AFF_SEAL_KEYS_MAX + 1;
+    }
+    return count;
+}
+
 static aff_instance_config get_config(napi_env env, napi_value options, char **strings) {
     static const char *const names[STRING_COUNT] = {"serverId", "prefix",   "host",      "path",
                                                     "username", "password", "clientName"};
     for (int i = 0; i < STRING_COUNT; i++) strings[i] = get_string(env, options, names[i]);
     uint64_t seed = random_seed(env, options);
-    return (aff_instance_config){
+    aff_instance_config config = {
         .engine = {.server_id = strings[SERVER_ID],
                    .prefix = strings[PREFIX],
                    .seed = seed,
@@ -153,6 +168,8 @@ static aff_instance_config get_config(napi_env env, napi_value options, char **s
         .pack = get_flag(env, options, "pack"),
         .stall_limit_ms = (uint64_t)get_number(env, options, "stallLimit"),
     };
+    config.secret_count = get_secrets(env, options, config.secrets);
+    return config;
 }
 
 /* ---- From the instance to JavaScript
@@ -245,9 +262,18 @@ static napi_value open_instance(napi_env env, napi_callback_info info) {
         napi_throw_error(env, aff_error_name(status), aff_error_text(status));
         return NULL;
     }
-    CHECK(env, napi_add_env_cleanup_hook(env, close_handle, h));
-    CHECK(env, napi_create_external(env, h, finalize_handle, NULL, &external));
-    CHECK(env, napi_type_tag_object(env, external, &handle_tag));
+    if (napi_add_env_cleanup_hook(env, close_handle, h) != napi_ok) {
+        close_handle(h);
+        free(h);
+        throw_last(env);
+        return NULL;
+    }
+    if (napi_create_external(env, h, finalize_handle, NULL, &external) != napi_ok) {
+        throw_last(env);
+        finalize_handle(env, h, NULL);
+        return NULL;
+    }
+    CHECK(env, napi_type_tag_object(env, external, &handle_tag)); /* else: collected */
     return external;
 }
 
@@ -347,7 +373,11 @@ static napi_value js_stats(napi_env env, napi_callback_info info) {
     handle *h = get_handle(env, argv[0]);
     if (!h) return NULL;
     aff_stats s = {0};
-    if (h->instance) aff_instance_stats(h->instance, &s);
+    aff_seal_stats seal = {0};
+    if (h->instance) {
+        aff_instance_stats(h->instance, &s);
+        aff_instance_seal_stats(h->instance, &seal);
+    }
     const struct {
         const char *name;
         uint64_t value;
@@ -359,6 +389,8 @@ static napi_value js_stats(napi_env env, napi_callback_info info) {
         {"bytesIn", s.bytes_in},
         {"bytesOut", s.bytes_out},
         {"malformed", s.malformed},
+        {"forged", seal.forged},
+        {"replayed", seal.replayed},
         {"stale", s.stale},
         {"gaps", s.gaps},
         {"takeovers", s.takeovers},

@@ -156,6 +156,7 @@ struct aff__peer {
     bool checking;      /* its membership has been asked for */
     uint64_t absent_at; /* when its membership was found missing first; 0: it stands */
     uint64_t check_at;
+    uint64_t mute_at;            /* since when it has been a member that says nothing; 0: not so */
     char boot[AFF_BOOT_LEN + 1]; /* as its membership names it; "" if that was not asked for */
     uint64_t unheard_at;         /* since when nobody listens on its channel; 0: somebody does */
     bool broken;     /* something could not be queued: the session ends at the next flush */
@@ -418,7 +419,8 @@ void aff__routes_rescue(aff_engine *e, const aff__peer *peer, aff_slice frames);
 /* Likewise a frame that this server has sent to itself, for an address that moves or has moved. */
 void aff__route_returned(aff_engine *e, uint32_t socket, const aff__client_frame *frame,
                          aff_slice data);
-void aff__visits_end(aff_engine *e, aff__peer *peer); /* the link is gone */
+void aff__visits_end(aff_engine *e, aff__peer *peer);  /* the link is gone */
+void aff__visits_fail(aff_engine *e, aff__peer *peer); /* and the peer lives: nobody can help */
 void aff__sockets_scan(aff_engine *e);
 bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);
 

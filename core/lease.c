@@ -113,7 +113,8 @@ static bool wants_to_look_only(const aff__doc *doc) {
 static bool is_leaving(const aff_engine *e, const aff__doc *doc) {
     if (!e->member.draining || doc->kept) return false;
     for (aff__list *i = doc->waiters.next; i != &doc->waiters; i = i->next) {
-        if (AFF_OF(i, aff__waiter, by_doc)->forced) return false;
+        const aff__waiter *waiter = AFF_OF(i, const aff__waiter, by_doc);
+        if (waiter->forced && !waiter->only_if_open) return false;
     }
     return true;
 }

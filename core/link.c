@@ -595,6 +595,7 @@ void aff__link_receive(aff_engine *e, aff_slice batch) {
     aff__peer *peer = aff__peer_get(e, h.from);
     if (is_new) restart(peer, h.session);
     peer->heard_at = e->now;
+    peer->mute_at = 0;
     if (same_session(e, peer, &h)) on_batch(e, peer, &h, rest);
 }
 
@@ -661,6 +662,24 @@ static void on_receivers(aff_engine *e, aff__peer *peer, int64_t receivers) {
     aff__ask_redis(e, AFF_ASK_EVICT, NULL, peer->process, AFF_SCRIPT_LEAVE, 2, argv);
 }
 
+/*
+ * A member that has said nothing for long: what is sent does not arrive, or can't be read there (a
+ * `secret`, `pack` or version of its own). Nobody else may own its documents, so their clients can
+ * only be told, after the time that their proxy sockets there have. By then it is not some loss
+ * that a beat would heal, nor a hung application, whose membership would have ended.
+ */
+static void on_mute(aff_engine *e, aff__peer *peer) {
+    if (peer->mute_at == 0) peer->mute_at = e->now;
+    uint64_t lock = e->config.lock_ttl_ms, proxy = e->config.proxy_socket_ttl_ms;
+    if (e->now - peer->mute_at < (proxy > lock ? proxy : lock)) return;
+    peer->mute_at = 0;
+    aff__log(e, 1,
+             "server %.*s is a member and does not answer: have all servers the same secret, pack "
+             "and version? The clients of its documents here are closed",
+             (int)peer->server_id.len, (const char *)peer->server_id.data);
+    aff__visits_fail(e, peer);
+}
+
 void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply) {
     aff__peer *peer = aff__peer_find(e, aff__slice(ask->boot, AFF_PROCESS_LEN));
     if (!peer) return;
@@ -680,6 +699,7 @@ void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply
     if (lives) {
         memcpy(peer->boot, value->string.data, AFF_BOOT_LEN);
         peer->absent_at = 0;
+        if (e->now - peer->heard_at >= e->config.lock_ttl_ms / 2) on_mute(e, peer);
         return;
     }
     if (value->type == AFF_VALUE_NIL) {

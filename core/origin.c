@@ -116,6 +116,7 @@ static aff__visit *visit_peer(aff_engine *e, aff__socket *socket, aff__peer *pee
     aff__put_uint(frame, socket->id);
     aff__put_bytes(frame, aff__buf_slice(&socket->request));
     if (aff__frame_send(e, peer) != 0) return NULL;
+    if (aff__list_empty(&peer->visits)) peer->mute_at = 0;
     aff__visit *visit = aff__alloc(&e->heap, sizeof(*visit));
     visit->socket = socket;
     visit->peer = peer;
@@ -852,6 +853,13 @@ void aff__visits_end(aff_engine *e, aff__peer *peer) {
             aff__route_move(e, route);
         }
         end_visit(e, visit);
+    }
+}
+
+void aff__visits_fail(aff_engine *e, aff__peer *peer) {
+    while (!aff__list_empty(&peer->visits)) {
+        aff__visit *visit = AFF_OF(peer->visits.next, aff__visit, by_peer);
+        close_socket(e, visit->socket, AFF_CLOSE_RESET, "Reset Connection");
     }
 }
 

@@ -26,7 +26,12 @@ struct aff_instance {
     atomic_uint_fast64_t valid_until;
     uv_mutex_t stats_mutex;
     aff_stats stats;
+    aff_seal *seal; /* NULL: no secret */
+    atomic_uint_fast64_t forged, replayed;
+    uint64_t forgery_told_at; /* 0: not yet */
 };
+
+enum { TELL_FORGERY_EVERY_MS = 60000 };
 
 uint64_t aff_now(void) {
     struct timespec t;
@@ -109,6 +114,10 @@ static void run_script(aff_instance *in, const aff_action *a) {
 }
 
 static void publish(aff_instance *in, uint64_t request, aff_slice channel, aff_slice data) {
+    if (in->seal && aff_seal_put(in->seal, channel, data, &data) != 0) {
+        atomic_store(&in->abort, true);
+        return;
+    }
     aff_slice args[] = {text("PUBLISH"), channel, data};
     send_command(in, request, 3, args);
 }
@@ -212,11 +221,41 @@ static void on_reply(void *arg, uint64_t tag, const redisReply *reply) {
     step(arg, &event);
 }
 
+/* Whoever can publish can make this happen as often as they like: it is told once in a while. */
+static void tell_forgery(aff_instance *in, const char *what) {
+    uint64_t now = aff_now();
+    if (in->forgery_told_at && now - in->forgery_told_at < TELL_FORGERY_EVERY_MS) return;
+    in->forgery_told_at = now;
+    tell(in, AFF_ACT_LOG, 1, what);
+}
+
+/* Is the message to be read? Leaves what was sealed in `*message`. */
+static bool unseal(aff_instance *in, aff_slice channel, aff_slice *message) {
+    if (!in->seal) {
+        /* What was packed may begin with any byte. */
+        if (!in->config.pack && message->len > 0 && message->data[0] == AFF_SEAL_FORM) {
+            tell_forgery(in, "messages of a server that has a `secret` can't be read: this server "
+                             "has none");
+        }
+        return true;
+    }
+    switch (aff_seal_open(in->seal, channel, *message, message)) {
+        case AFF_SEAL_GOOD: return true;
+        case AFF_SEAL_FORGED:
+            atomic_fetch_add(&in->forged, 1);
+            tell_forgery(in, "a message without a valid signature was refused: a server with "
+                             "another `secret` or none, or a forgery (see stats().forged)");
+            return false;
+        case AFF_SEAL_REPLAYED: atomic_fetch_add(&in->replayed, 1); return false;
+        default: atomic_store(&in->abort, true); return false;
+    }
+}
+
 static void on_message(void *arg, const char *channel, size_t channel_len, const char *data,
                        size_t len) {
     aff_instance *in = arg;
-    (void)channel, (void)channel_len;
     aff_slice batch = {(const uint8_t *)data, len};
+    if (!unseal(in, (aff_slice){(const uint8_t *)channel, channel_len}, &batch)) return;
     if (in->config.pack) {
         deliver(in, &(aff_record){.kind = AFF_RECORD_UNPACK, .data = batch}, 0);
     } else {
@@ -409,6 +448,7 @@ static int open_connections(aff_instance *in) {
 
 static void free_instance(aff_instance *in) {
     aff_free(in->engine);
+    aff_seal_free(in->seal);
     aff_queue_free(&in->inbox);
     aff_queue_free(&in->outbox);
     uv_mutex_destroy(&in->stats_mutex);
@@ -432,8 +472,13 @@ int aff_instance_open(const aff_instance_config *config, aff_instance **out) {
     aff_instance *in = calloc(1, sizeof(*in));
     if (!in) return AFF_ENOMEM;
     in->config = *config;
+    memset(in->config.secrets, 0, sizeof(in->config.secrets)); /* the caller's */
     int status = aff_new(&config->engine, &in->engine);
+    if (status == 0 && config->secret_count > 0) {
+        status = aff_seal_new(config->secrets, config->secret_count, &in->seal);
+    }
     if (status != 0) {
+        aff_free(in->engine);
         free(in);
         return status;
     }
@@ -472,6 +517,10 @@ void aff_instance_stats(aff_instance *in, aff_stats *out) {
     uv_mutex_lock(&in->stats_mutex);
     *out = in->stats;
     uv_mutex_unlock(&in->stats_mutex);
+}
+
+void aff_instance_seal_stats(const aff_instance *in, aff_seal_stats *out) {
+    *out = (aff_seal_stats){atomic_load(&in->forged), atomic_load(&in->replayed)};
 }
 
 void aff_instance_close(aff_instance *in) {

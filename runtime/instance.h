@@ -10,6 +10,7 @@
 
 #include "queue.h"
 #include "redis.h"
+#include "seal.h"
 
 /* Records beside those of aff_event_type (to the instance) and aff_action_type (from it). */
 enum {
@@ -32,13 +33,18 @@ typedef struct {
     aff_config engine; /* `allocator` must be NULL */
     aff_redis_config redis;
     bool pack;
+    /* The shared secrets of the cluster: what is published is sealed, and only what is sealed is
+     * taken. None: nothing is. What `pack` gave is sealed, so `unpack` gets genuine bytes alone. */
+    aff_slice secrets[AFF_SEAL_KEYS_MAX];
+    size_t secret_count;
     uint64_t stall_limit_ms; /* the application's silence after which nothing is renewed; 0: none */
     void (*wake)(void *arg); /* on the instance's thread: there is something to take */
     void *arg;
 } aff_instance_config;
 
 /*
- * Starts the thread. Everything in `config` is copied. Errors: AFF_EINVAL, AFF_ENOMEM.
+ * Starts the thread. Everything in `config` is copied, except the secrets: keys are derived from
+ * these. Errors: AFF_EINVAL, AFF_ENOMEM.
  */
 int aff_instance_open(const aff_instance_config *config, aff_instance **out);
 
@@ -55,6 +61,14 @@ uint64_t aff_instance_valid_until(const aff_instance *instance);
 
 /* The engine's counters as of the end of its last loop turn; any thread. */
 void aff_instance_stats(aff_instance *instance, aff_stats *out);
+
+/* Messages that were refused because of their seal, since the start; any thread. */
+typedef struct {
+    uint64_t forged;   /* not signed with a secret of ours */
+    uint64_t replayed; /* had before, or overtaken by what was had */
+} aff_seal_stats;
+
+void aff_instance_seal_stats(const aff_instance *instance, aff_seal_stats *out);
 
 /* The application lives: to be called well more often than `stall_limit_ms`; one thread. */
 void aff_instance_alive(aff_instance *instance);

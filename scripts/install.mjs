@@ -44,6 +44,7 @@ function missing() {
     if (!compiles('hiredis/hiredis.h')) lacks.push('libhiredis-dev')
     const headers = path.resolve(process.execPath, '../../include/node')
     if (!existsSync(path.join(headers, 'uv.h')) && !compiles('uv.h')) lacks.push('libuv1-dev')
+    if (!existsSync(path.join(headers, 'openssl/evp.h')) && !compiles('openssl/evp.h')) lacks.push('libssl-dev')
     if (!existsSync(path.join(headers, 'node_api.h')) && !canResolve('node-api-headers')) lacks.push('libnode-dev')
   }
   if (!has('pkg-config', ['--version'])) lacks.push('pkg-config')

@@ -16,7 +16,7 @@ import { LazyConnection, type SocketForHocuspocus } from './connection.js'
 import { Documents } from './documents.js'
 import { Drain } from './drain.js'
 import { Engine, type EngineEvents, type News, type NewsKind, RemoteFailure } from './engine.js'
-import { AffinityError } from './errors.js'
+import { AffinityError, report } from './errors.js'
 import { documentOf } from './frames.js'
 import { HandOvers, MERGE_EVENT } from './handover.js'
 import type { ClientConnection, HandleConnection } from './hocuspocus.js'
@@ -78,6 +78,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #lastSocket = 0
   #news = new EventEmitter()
   #failClosedTimer: NodeJS.Timeout | undefined
+  #wasMember = false
 
   /** @throws AffinityError `AFF_EINVAL`; its message names the option. */
   constructor(configuration: Configuration<TCE>) {
@@ -262,10 +263,10 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #addSocket(real: RealSocket, request: SerializedHTTPRequest, context: unknown, connect: Connect): ClientSocket {
     const engine = this.#start()
     const isOut = engine.isClosed || (this.#options.failClosed && !engine.isMember())
-    if (isOut) setImmediate(() => real.close(1013, 'Try Again Later'))
     const id = ++this.#lastSocket
     const lazily = (socket: SocketForHocuspocus) => this.#lazyConnection(socket, () => connect(socket))
     const client = new ClientSocket(id, real, engine, lazily)
+    if (isOut) setImmediate(() => client.close(1013, 'Try Again Later'))
     this.#sockets.set(id, client)
     engine.openSocket(id, packValue({ request, context: this.#options.deriveContext ? undefined : context }))
     return client
@@ -273,7 +274,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   #lazyConnection(socket: SocketForHocuspocus, open: () => ClientConnection | Promise<ClientConnection>): LazyConnection {
     return new LazyConnection(open, (error) => {
-      console.error('[RedisServerAffinity] a connection could not be opened:', error)
+      report('a connection could not be opened', error)
       socket.close(4205, 'Reset Connection')
     })
   }
@@ -302,7 +303,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   /** Takes its place between Hocuspocus and its sockets. */
   async onConfigure({ instance }: Pick<onConfigurePayload, 'instance'>): Promise<void> {
-    if (this.#instance === instance) return
+    if (this.#instance === instance || this.#destroyed) return
     if (this.#instance) throw new AffinityError('AFF_EINVAL', 'one RedisServerAffinity serves one Hocuspocus')
     this.#instance = instance
     const handleConnection = instance.handleConnection
@@ -325,7 +326,9 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const closeConnections = instance.closeConnections.bind(instance)
     instance.closeConnections = (documentName) => {
       if (documentName !== undefined || this.#destroyed) return closeConnections(documentName)
-      void this.drain().finally(() => closeConnections())
+      void this.drain()
+        .catch((error) => report('draining failed', error))
+        .finally(() => closeConnections())
     }
   }
 
@@ -443,6 +446,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   #start(): Engine {
     if (this.#engine) return this.#engine
+    if (this.#destroyed) throw new AffinityError('AFF_ECLOSED', 'RedisServerAffinity: the instance is closed')
     // Owners hear of a client that is busy elsewhere well within Hocuspocus's idle time-out.
     const timeout = this.#instance?.configuration.timeout ?? 60_000
     const aliveEvery = Math.max(50, Math.min(15_000, Math.floor(timeout / 4)))
@@ -455,16 +459,25 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   /** `failClosed`: past the membership's deadline nobody is served, until Redis says who owns what. */
   #watchMembership(): void {
-    let wasMember = false
-    const look = () => {
-      const isMember = this.#engine!.isMember()
-      if (wasMember && !isMember) {
-        for (const client of [...this.#sockets.values()]) client.close(1013, 'Try Again Later')
-      }
-      wasMember = isMember
+    const self = new WeakRef(this) // as in Engine: a timer keeps nothing
+    const timer = setInterval(
+      () => {
+        const affinity = self.deref()
+        if (affinity) affinity.#lookAtMembership()
+        else clearInterval(timer)
+      },
+      Math.max(20, this.#options.lockTTL / 40),
+    )
+    timer.unref()
+    this.#failClosedTimer = timer
+  }
+
+  #lookAtMembership(): void {
+    const isMember = this.#engine!.isMember()
+    if (this.#wasMember && !isMember) {
+      for (const client of [...this.#sockets.values()]) client.close(1013, 'Try Again Later')
     }
-    this.#failClosedTimer = setInterval(look, Math.max(20, this.#options.lockTTL / 40))
-    this.#failClosedTimer.unref()
+    this.#wasMember = isMember
   }
 
   readonly #events: EngineEvents = {
@@ -475,9 +488,11 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     local: (id, data) => this.#sockets.get(id)?.local(data),
     route: (id, address, place, taken) => this.#sockets.get(id)?.placed(address, place, taken),
     openProxy: (id, _origin, packed) => {
-      const { request, context } = unpackValue(packed) as { request: SerializedHTTPRequest; context: unknown }
       const connect = (socket: SocketForHocuspocus) =>
-        this.#lazyConnection(socket, () => this.#connectWithContext(socket, request, context ?? {}))
+        this.#lazyConnection(socket, () => {
+          const { request, context } = unpackValue(packed) as { request: SerializedHTTPRequest; context: unknown }
+          return this.#connectWithContext(socket, request, context ?? {})
+        })
       const proxy = new ProxySocket(id, this.#engine!, connect, () => this.#proxies.delete(id))
       if (proxy.readyState === 1) this.#proxies.set(id, proxy)
     },
@@ -487,12 +502,13 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     lost: (name) => this.#evict(name, true),
     failed: (error) => {
       for (const client of [...this.#sockets.values()]) client.close(1012, 'Service Restart')
-      this.#news.emit('failed', { error })
+      this.#emit('failed', { error })
     },
     news: (kind, news) => {
       if (kind === 'owned') this.#onOwned(news.documentName!, news.epoch!)
-      this.#news.emit(kind, news)
+      this.#emit(kind, news)
     },
+    isNeeded: () => this.#proxies.size > 0 || this.#documents.count > 0,
     runEvent: (token, name, documentName, packed) => {
       const run = async () => {
         if (name === MERGE_EVENT) {
@@ -528,6 +544,20 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
       lastTransactionOrigin: { source: 'local' as const, context: {} },
     }
     void instance.storeDocumentHooks(document, payload, true)
+  }
+
+  #emit(kind: NewsKind, news: News): void {
+    for (const listener of this.#news.listeners(kind)) this.#tell(kind, listener as (news: News) => unknown, news)
+  }
+
+  /** One listener's error is no other's. */
+  #tell(kind: NewsKind, listener: (news: News) => unknown, news: News): void {
+    const failed = (error: unknown) => report(`a listener of "${kind}" failed`, error)
+    try {
+      Promise.resolve(listener(news)).catch(failed)
+    } catch (error) {
+      failed(error)
+    }
   }
 
   /**

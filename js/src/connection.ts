@@ -1,3 +1,4 @@
+import { report } from './errors.js'
 import type { ClientConnection } from './hocuspocus.js'
 
 /** What Hocuspocus 4 calls on a socket (its `WebSocketLike`). */
@@ -7,6 +8,10 @@ export interface SocketForHocuspocus {
   readonly readyState: number
 }
 
+/** As Hocuspocus's own limits on what waits for an authentication. */
+const MAX_WAITING = 1000
+const MAX_WAITING_BYTES = 5 * 1024 * 1024
+
 /**
  * A connection of Hocuspocus that opens when the context is known: `deriveContext` may be asynchronous, and
  * frames wait for it.
@@ -14,9 +19,13 @@ export interface SocketForHocuspocus {
 export class LazyConnection {
   #connection: ClientConnection | undefined
   #waiting: Uint8Array[] = []
+  #waitingBytes = 0
   #closed = false
 
-  constructor(open: () => ClientConnection | Promise<ClientConnection>, onFailure: (error: unknown) => void) {
+  constructor(
+    open: () => ClientConnection | Promise<ClientConnection>,
+    private readonly onFailure: (error: unknown) => void,
+  ) {
     try {
       const opened = open()
       if (opened instanceof Promise) opened.then((connection) => this.#onOpen(connection)).catch(onFailure)
@@ -34,13 +43,34 @@ export class LazyConnection {
   }
 
   handleMessage(frame: Uint8Array): void {
-    if (this.#connection) this.#connection.handleMessage(frame)
-    else this.#waiting.push(frame)
+    if (!this.#connection) {
+      this.#wait(frame)
+      return
+    }
+    try {
+      this.#connection.handleMessage(frame)
+    } catch (error) {
+      this.onFailure(error)
+    }
+  }
+
+  #wait(frame: Uint8Array): void {
+    if (this.#closed) return
+    this.#waiting.push(frame)
+    this.#waitingBytes += frame.length
+    if (this.#waiting.length <= MAX_WAITING && this.#waitingBytes <= MAX_WAITING_BYTES) return
+    this.#closed = true
+    this.#waiting = []
+    this.onFailure(new Error('too many messages wait for deriveContext'))
   }
 
   handleClose(event?: { code: number; reason: string }): void {
     this.#closed = true
-    this.#connection?.handleClose(event)
+    try {
+      this.#connection?.handleClose(event)
+    } catch (error) {
+      report('closing a connection failed', error)
+    }
   }
 
   /** Traffic elsewhere is life here too: Hocuspocus closes what it has not heard of for its `timeout`. */

@@ -15,6 +15,11 @@ export class Documents {
 
   constructor(private readonly engine: Engine) {}
 
+  /** Documents that are loaded or held. */
+  get count(): number {
+    return this.#loaded.size + this.#holds.size
+  }
+
   isLoaded(name: string): boolean {
     return this.#loaded.has(name)
   }

@@ -1,6 +1,7 @@
 import type { Document, Hocuspocus } from '@hocuspocus/server'
 import type { Documents } from './documents.js'
 import type { Engine } from './engine.js'
+import { report } from './errors.js'
 import type { HandOvers } from './handover.js'
 import { StoreTurns } from './turns.js'
 import { within } from './within.js'
@@ -54,7 +55,7 @@ export class Drain {
         continue
       }
       this.#taken.add(next)
-      await this.#leave(next).catch((error) => console.error('[RedisServerAffinity] drain:', error))
+      await this.#leave(next).catch((error) => report(`draining "${next.name}" failed`, error))
     }
   }
 

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
-import { AffinityError, errorOf } from './errors.js'
+import { AffinityError, errorOf, report } from './errors.js'
 import { native, type NativeHandle } from './native.js'
 import type { Options, RSAMessage } from './options.js'
+import { bytesOf } from './payload.js'
 
 const k = native.constants
 
@@ -23,6 +24,8 @@ export interface EngineEvents {
   failed(error: AffinityError): void
   news(kind: NewsKind, news: News): void
   runEvent(token: number, name: string, documentName: string, payload: Uint8Array): void
+  /** Does somebody count on this server, although nobody may refer to its extension any more? */
+  isNeeded(): boolean
 }
 
 /** `recall`: not here any more; the engine wants to know what the client has sent. */
@@ -62,6 +65,10 @@ interface Pending<T> {
 }
 
 const HEADER = 40
+
+/** Engines that must not be collected: somebody waits for them, or counts on them. */
+const needed = new Set<Engine>()
+
 const decode = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString()
 
 /** The native engine with types: posts what happens here, and calls `events` with what it wants. */
@@ -75,6 +82,9 @@ export class Engine {
   #stopped: Promise<void>
   #onStopped!: () => void
   #stopping = false
+  #finished = false
+  #isAwaited = false
+  #isReady = false
   #heartbeat: NodeJS.Timeout
 
   /* Consecutive sends of one frame, gathered: it crosses once to each origin. */
@@ -101,17 +111,50 @@ export class Engine {
       aliveEvery,
       stallLimit: options.stallLimit,
       pack: options.pack !== undefined,
+      secrets: options.secrets,
       clientName: 'redis-affinity',
       seedHigh: seed.readUInt32BE(0),
       seedLow: seed.readUInt32BE(4),
     }
-    this.#handle = native.open(settings, (block) => this.#onBlock(block))
-    this.#heartbeat = setInterval(() => native.alive(this.#handle), Math.max(10, Math.min(1000, options.stallLimit / 10)))
-    this.#heartbeat.unref()
+    const self = new WeakRef(this)
+    this.#handle = native.open(settings, Engine.#blocksOf(self))
+    this.#heartbeat = Engine.#beat(self, Math.max(10, Math.min(1000, options.stallLimit / 10)))
+  }
+
+  /*
+   * Neither the native side nor the timer keeps an engine that everybody has forgotten: it is collected with its
+   * extension, and its thread and connections end. (Their closures stand in functions of their own: one in the
+   * constructor would share its scope, `this` included, with all others there.)
+   */
+
+  static #blocksOf(self: WeakRef<Engine>): (block: ArrayBuffer) => void {
+    return (block) => {
+      const engine = self.deref()
+      if (engine) engine.#onBlock(block)
+    }
+  }
+
+  static #beat(self: WeakRef<Engine>, every: number): NodeJS.Timeout {
+    const timer = setInterval(() => {
+      const engine = self.deref()
+      if (engine) native.alive(engine.#handle)
+      else clearInterval(timer)
+    }, every)
+    return timer.unref()
   }
 
   ready(): Promise<void> {
+    if (this.#stopping) return this.#ready.then(() => Promise.reject(errorOf(-9, 'RedisServerAffinity')))
+    this.#isAwaited = !this.#isReady
+    this.#root()
     return this.#ready
+  }
+
+  /** Keeps this engine while it is needed. */
+  #root(): void {
+    const isWaitedFor = this.#isAwaited || this.#stopping || this.#claims.size > 0 || this.#events.size > 0
+    if (!this.#finished && (isWaitedFor || this.events.isNeeded())) needed.add(this)
+    else needed.delete(this)
   }
 
   /** Is this server's membership valid right now, by its own clock? */
@@ -132,6 +175,7 @@ export class Engine {
 
   #post(kind: number, fields: Partial<Record<'flag', boolean> & Record<'code' | 'socket' | 'status' | 'request', number>>, document?: Uint8Array, name?: Uint8Array, data?: Uint8Array): number {
     this.#flushSends()
+    this.#root()
     const { flag = false, code = 0, socket = 0, status = 0, request = 0 } = fields
     return native.post(this.#handle, kind, flag, code, socket, status, request, document, name, data)
   }
@@ -253,11 +297,12 @@ export class Engine {
       try {
         this.#onRecord(view, at, block, documentAt, nameAt, dataAt, end)
       } catch (error) {
-        console.error('[RedisServerAffinity]', error)
+        report('a message of the engine could not be handled', error)
       }
       at = end
     }
     this.#flushSends()
+    this.#root()
   }
 
   #onRecord(view: DataView, at: number, block: ArrayBuffer, documentAt: number, nameAt: number, dataAt: number, end: number): void {
@@ -304,6 +349,8 @@ export class Engine {
       case k.ON_UNPACK:
         return this.#onUnpack(data)
       case k.ON_READY:
+        this.#isAwaited = false
+        this.#isReady = true
         return this.#settleReady.resolve()
       case k.ON_FAILED:
         return this.#onFailed(status, decode(data))
@@ -340,8 +387,7 @@ export class Engine {
   #onPack(request: number, channel: string, data: Uint8Array): void {
     let bytes: Uint8Array = new Uint8Array() // what can't be packed is as good as lost on its way: sent again
     try {
-      const packed = this.options.pack!({ type: 'batch', channel, data: data.slice() })
-      bytes = typeof packed === 'string' ? Buffer.from(packed) : packed
+      bytes = bytesOf(this.options.pack!({ type: 'batch', channel, data: data.slice() }))
     } catch (error) {
       log(1, `a message could not be packed: ${(error as Error)?.message ?? error}`)
     }
@@ -374,12 +420,14 @@ export class Engine {
   /** Nothing more will come: everyone who waits is told, and the thread ends. */
   #finish(): void {
     this.#stopping = true
+    this.#finished = true
     const closed = (what: string) => errorOf(-9, what)
     this.#settleReady.reject(closed('RedisServerAffinity'))
     for (const pending of [...this.#claims.values(), ...this.#events.values()]) pending.reject(closed(pending.what))
     this.#claims.clear()
     this.#events.clear()
     clearInterval(this.#heartbeat)
+    this.#root()
     // Not here: this runs inside a call of the engine's.
     setImmediate(() => {
       native.close(this.#handle)

@@ -38,6 +38,8 @@ export interface NativeOptions {
   aliveEvery: number
   stallLimit: number
   pack: boolean
+  /** The current one first; empty: nothing is signed. */
+  secrets: Uint8Array[]
   seedHigh: number
   seedLow: number
   host?: string

@@ -27,6 +27,12 @@ export interface Configuration<TCE extends CustomEvents = CustomEvents> {
   /** Serializes messages, e.g. to encrypt them. Give both or neither; default: the native format. */
   pack?: (msg: RSAMessage) => string | Uint8Array
   unpack?: (packedMessage: Uint8Array | Buffer) => RSAMessage
+  /**
+   * Shared by all servers of the cluster, 1 to 65,536 bytes: messages between servers are signed with it, and others
+   * are refused. To change it server by server, give `[current, former]`: both are signed with, and accepted. Default:
+   * nothing is signed.
+   */
+  secret?: string | Uint8Array | [current: string | Uint8Array, former: string | Uint8Array]
   /** Unique in the cluster, 1 to 255 bytes. Default: the host's name and a random suffix. */
   serverId?: string
   /** How long a dead server keeps its documents, in ms, 100 to 3,600,000. Default: 10,000. */
@@ -74,6 +80,8 @@ export interface Options {
   address: RedisAddress
   pack?: (msg: RSAMessage) => string | Uint8Array
   unpack?: (packedMessage: Uint8Array | Buffer) => RSAMessage
+  /** The current one first. */
+  secrets: Uint8Array[]
   serverId: string
   lockTTL: number
   proxySocketTTL: number
@@ -90,6 +98,7 @@ const KNOWN = new Set([
   'redis',
   'pack',
   'unpack',
+  'secret',
   'serverId',
   'lockTTL',
   'proxySocketTTL',
@@ -103,6 +112,7 @@ const KNOWN = new Set([
 ])
 
 const HOUR = 3_600_000
+const MAX_SECRET = 65_536
 
 function invalid(option: string, problem: string): AffinityError {
   return new AffinityError('AFF_EINVAL', `RedisServerAffinity: option "${option}" ${problem}`)
@@ -137,6 +147,23 @@ function text(option: string, value: unknown, fallback: string, max: number): st
 function optionalFunction<T>(option: string, value: T | undefined): T | undefined {
   if (value !== undefined && typeof value !== 'function') throw invalid(option, `must be a function, not ${show(value)}`)
   return value
+}
+
+/** No message here shows a secret. */
+function secretsOf(value: Configuration['secret']): Uint8Array[] {
+  if (value === undefined) return []
+  const list: unknown[] = Array.isArray(value) ? value : [value]
+  if (list.length < 1 || list.length > 2) throw invalid('secret', `must be one secret, or [current, former], not ${list.length}`)
+  return list.map((one) => {
+    if (typeof one !== 'string' && !(one instanceof Uint8Array)) {
+      throw invalid('secret', `must be a string or a Buffer, or an array of two, not ${one === null ? 'null' : typeof one}`)
+    }
+    const bytes = typeof one === 'string' ? Buffer.from(one) : Uint8Array.from(one)
+    if (bytes.length < 1 || bytes.length > MAX_SECRET) {
+      throw invalid('secret', `must have 1 to ${MAX_SECRET} bytes, not ${bytes.length}`)
+    }
+    return bytes
+  })
 }
 
 function redisAddress(redis: Redis | undefined): RedisAddress & { keyPrefix: string } {
@@ -197,6 +224,7 @@ export function readOptions<TCE extends CustomEvents>(configuration: Configurati
     address,
     pack: optionalFunction('pack', configuration.pack),
     unpack: optionalFunction('unpack', configuration.unpack),
+    secrets: secretsOf(configuration.secret),
     serverId: text('serverId', configuration.serverId, `${hostname()}-${randomBytes(6).toString('hex')}`, 255),
     lockTTL: integer('lockTTL', configuration.lockTTL, 10_000, 100, HOUR),
     proxySocketTTL: integer('proxySocketTTL', configuration.proxySocketTTL, 30_000, 100, HOUR),

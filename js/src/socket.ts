@@ -1,5 +1,6 @@
 import { type LazyConnection, type SocketForHocuspocus } from './connection.js'
 import type { Engine, Place } from './engine.js'
+import { report } from './errors.js'
 import { ClientState, addressOf, deniedReason, endsRoute, isClose } from './frames.js'
 import { NOT_OWNER_REASON } from './hocuspocus.js'
 
@@ -37,6 +38,7 @@ export class ClientSocket {
   #hereCount = 0
   #connection: LazyConnection | undefined
   #closed = false
+  #failed = false
 
   constructor(
     readonly id: number,
@@ -127,7 +129,7 @@ export class ClientSocket {
     const address = addressOf(data)!
     const route = this.#routes.get(address)
     if (route?.recalled) return
-    this.socket.send(data)
+    this.send(data)
     route?.state?.received(data)
     if (!endsRoute(data)) return
     const held = route?.held ?? []
@@ -144,9 +146,16 @@ export class ClientSocket {
     this.#connection = undefined
   }
 
-  /** A frame of a document's owner. */
+  /** A frame for the client. Where its socket throws, the client has missed something: it is to connect again. */
   send(data: Uint8Array): void {
-    if (!this.#closed) this.socket.send(data)
+    if (this.#closed || this.#failed) return
+    try {
+      this.socket.send(data)
+    } catch (error) {
+      this.#failed = true
+      report('sending to a socket failed', error)
+      this.close(RESET.code, RESET.reason)
+    }
   }
 
   /** Closes the client's socket; its library reports that with `closed`. */
@@ -155,7 +164,7 @@ export class ClientSocket {
     try {
       this.socket.close(code, reason)
     } catch (error) {
-      console.error('[RedisServerAffinity] closing a socket failed:', error)
+      report('closing a socket failed', error)
     }
   }
 

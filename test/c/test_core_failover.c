@@ -807,6 +807,35 @@ static void a_leaver_takes_over_nothing(void **state) {
     cluster_free(c);
 }
 
+/* A hand-over asks who owns the document now, while a client of the leaver waits for that too. */
+static void h12_a_leaver_that_asks_for_the_next_owner_does_not_become_it(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    join(c, 1, A, "doc", NEW); /* its only client */
+    settle(c);
+    tell(c, A, &(aff_event){.type = AFF_EV_DRAIN});
+    hand_off(c, A, 7, "doc");
+    settle(c);
+    unload(&c->servers[A], "doc");
+    forget_traces(c);
+    aff_event ask = {.type = AFF_EV_EMIT,
+                     .request = 8,
+                     .name = aff__str("merge"),
+                     .document = aff__str("doc"),
+                     .flag = true,
+                     .code = 1};
+    tell(c, A, &ask);
+    settle(c);
+    assert_string_equal(owner_of(c, "doc"), "");
+    ask.flag = false; /* nobody came: it is the leaver's after all */
+    ask.request = 9;
+    tell(c, A, &ask);
+    settle(c);
+    assert_string_equal(owner_of(c, "doc"), "A");
+    cluster_free(c);
+}
+
 static void a_document_that_is_not_owned_can_not_be_handed_off(void **state) {
     (void)state;
     cluster *c = cluster_of(2);
@@ -1102,6 +1131,7 @@ int main(void) {
         cmocka_unit_test(h12_a_document_that_is_handed_off_moves_and_the_leaver_claims_nothing),
         cmocka_unit_test(h12_the_lease_is_free_before_anybody_is_told),
         cmocka_unit_test(a_leaver_takes_over_nothing),
+        cmocka_unit_test(h12_a_leaver_that_asks_for_the_next_owner_does_not_become_it),
         cmocka_unit_test(a_document_that_is_not_owned_can_not_be_handed_off),
         cmocka_unit_test(h12_the_leaver_dies_at_any_moment_of_a_hand_off),
         cmocka_unit_test(a_server_that_hangs_loses_its_documents_and_learns_it_on_waking),

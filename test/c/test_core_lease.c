@@ -88,6 +88,26 @@ static void h33_a_remembered_owner_is_asked_for_again_by_each_claim(void **state
     cluster_free(c);
 }
 
+static void h33_a_look_up_that_failed_is_made_again(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    open_client(c, 1, B);
+    cut(c, B);
+    send_auth(c, 1, "doc", "token");
+    send_claim(c, B, 2, "doc", AFF_USE_HOLD);
+    advance(c, 12000); /* lockTTL is over */
+    expect(c, B, "claim:2:AFF_EREDIS");
+    expect_client(c, 1, "");
+    connect_redis(c, B);
+    advance(c, 2000);
+    expect_client(c, 1, "doc:authenticated");
+    forget_traces(c);
+    claim(c, B, 3, "doc", AFF_USE_HOLD);
+    expect(c, B, "claim:3:owned:A");
+    cluster_free(c);
+}
+
 static void h04_a_late_release_does_not_remove_the_successors_lease(void **state) {
     (void)state;
     cluster *c = cluster_of(2);
@@ -535,6 +555,7 @@ int main(void) {
         cmocka_unit_test(h02_a_released_hold_leaves_the_lease_to_connected_clients),
         cmocka_unit_test(h03_a_claim_after_a_release_is_decided_by_redis),
         cmocka_unit_test(h33_a_remembered_owner_is_asked_for_again_by_each_claim),
+        cmocka_unit_test(h33_a_look_up_that_failed_is_made_again),
         cmocka_unit_test(h04_a_late_release_does_not_remove_the_successors_lease),
         cmocka_unit_test(h07_a_reload_while_the_release_is_under_way_claims_anew),
         cmocka_unit_test(h07_an_unload_ends_only_its_own_load),

@@ -418,6 +418,43 @@ static void an_owner_that_is_only_silent_is_not_taken_for_dead(void **state) {
     cluster_free(c);
 }
 
+/* A secret of its own, say: whatever is published is thrown away at the other side. */
+static void deafen(cluster *c, int i) {
+    tell(c, i, &(aff_event){.type = AFF_EV_UNSUBSCRIBED});
+    c->servers[i].unheard = true;
+    c->nobody_counts = true;
+}
+
+static void h31_clients_of_a_member_that_never_answers_are_closed_not_left_hanging(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    deafen(c, A);
+    open_client(c, 1, B);
+    send_auth(c, 1, "doc", "token");
+    send_edit(c, 1, "doc", "x");
+    settle(c);
+    advance(c, 30000); /* it may still come: Redis stands still, a proxy is slow */
+    expect_client(c, 1, "");
+    advance(c, 6000);
+    expect_client(c, 1, "closed:4205");
+    assert_string_equal(owner_of(c, "doc"), "A"); /* it lives: the document stays its own */
+
+    /* Who connects again has as much time. */
+    open_client(c, 2, B);
+    send_auth(c, 2, "doc", "token");
+    settle(c);
+    advance(c, 25000);
+    expect_client(c, 2, "");
+    c->servers[A].unheard = c->nobody_counts = false;
+    tell(c, A, &(aff_event){.type = AFF_EV_SUBSCRIBED});
+    advance(c, 2000);
+    expect_client(c, 2, "doc:authenticated");
+    advance(c, 60000);
+    expect_client(c, 2, "");
+    cluster_free(c);
+}
+
 static void bye_moves_the_documents_at_once(void **state) {
     (void)state;
     cluster *c = linked();
@@ -706,6 +743,7 @@ int main(void) {
         cmocka_unit_test(h14_the_restart_of_an_owner_is_noticed_by_what_stands_in_redis),
         cmocka_unit_test(a_dead_owners_routes_fail_over_when_its_membership_ends),
         cmocka_unit_test(an_owner_that_is_only_silent_is_not_taken_for_dead),
+        cmocka_unit_test(h31_clients_of_a_member_that_never_answers_are_closed_not_left_hanging),
         cmocka_unit_test(bye_moves_the_documents_at_once),
         cmocka_unit_test(a_batch_for_a_former_process_is_dropped),
         cmocka_unit_test(a_link_outlives_the_boot_of_its_server),

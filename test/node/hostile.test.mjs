@@ -3,8 +3,10 @@ import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import net from 'node:net'
 import { after, before, describe, test } from 'node:test'
+import { makeServer, makeSocket } from '../support/lifecycle-process.mjs'
 import { authFrame, connect, frame, MessageType, rawSocket, showing, statelessFrame, syncFrame, synced, type } from '../support/client.mjs'
 import { startCluster } from '../support/cluster.mjs'
+import { startRedis } from '../support/redis.mjs'
 import { until } from '../support/wait.mjs'
 
 describe('bad input', () => {
@@ -100,6 +102,8 @@ describe('bad input', () => {
       await client.publish(channel, '{"json": true}')
     }
     await allIsWell()
+    const counts = await Promise.all([s1, s2].map((server) => server.run(({ affinity }) => affinity.stats().malformed)))
+    assert.ok(counts.every((count) => count >= 60), `counted: ${counts}`)
     // Real ones, cut off and with one bit changed.
     for (const [channel, message] of recorded.slice(0, 20)) {
       for (let end = 0; end < message.length; end += 1 + Math.floor(message.length / 20)) await client.publish(channel, message.subarray(0, end))
@@ -204,6 +208,36 @@ describe('bad input', () => {
     await until(async () => (await cluster.redis.client.keys('rsaLock:anonymous-*')).length === 0, { what: 'no lease is left' })
     await allIsWell()
   })
+})
+
+test('H32 sockets without a sec-websocket-key, as over HTTP/2, are told apart', async (t) => {
+  const redis = await startRedis()
+  const servers = ['owner', 'origin'].map((serverId) => makeServer(serverId, { address: redis.options }))
+  t.after(async () => {
+    await Promise.all(servers.map(({ affinity }) => affinity.onDestroy()))
+    await redis.stop()
+  })
+  const [owner, origin] = servers
+  await Promise.all(servers.map(({ affinity }) => affinity.ready()))
+  const held = await Promise.all(['doc-1', 'doc-2'].map((name) => owner.hocuspocus.openDirectConnection(name, {})))
+  const seen = [[], []]
+  const sockets = seen.map((frames) => makeSocket(origin, (data) => frames.push(Buffer.from(data).toString('latin1')), { key: null }))
+  sockets.forEach((socket, n) => {
+    socket.say(authFrame(`doc-${n + 1}`))
+    socket.say(syncFrame(`doc-${n + 1}`))
+  })
+  const tell = (text) => held.forEach(({ document }) => document.broadcastStateless(`${text} ${document.name}`))
+  await until(() => origin.affinity.stats().routes === 2 && held.every(({ document }) => document.getConnectionsCount() === 2))
+  tell('first')
+  await until(() => seen.every((frames) => frames.some((frame) => frame.includes('first'))))
+  sockets[0].close()
+  await until(() => held[0].document.getConnectionsCount() === 1)
+  tell('second')
+  await until(() => seen[1].some((frame) => frame.includes('second doc-2')))
+  assert.equal(held[1].document.getConnectionsCount(), 2)
+  assert.ok(!seen[0].some((frame) => /doc-2|second/.test(frame)))
+  assert.ok(!seen[1].some((frame) => frame.includes('doc-1')))
+  for (const connection of held) await connection.disconnect()
 })
 
 describe('H32 two sockets with the same sec-websocket-key', () => {
