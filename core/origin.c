@@ -389,6 +389,25 @@ void aff__shims_timeout(aff_engine *e) {
     }
 }
 
+/* The peer that it was offered to may have shown the cursor, and then have declared it gone: it is
+ * offered to the next one, or there again, under a later clock. False: the socket is closed. */
+static bool wind_held(aff_engine *e, aff__route *route) {
+    if (route->shim.phase != AFF_SHIM_AUTH || route->shim.awareness.len == 0) return true;
+    aff__buf held = take_held(route), before;
+    aff__buf_init(&before, &e->heap);
+    aff__put(&before, route->shim.awareness.data, route->shim.awareness.len);
+    aff__shim_wind_clock(&route->shim);
+    aff_slice rest = aff__buf_slice(&held), frame;
+    bool fits = true;
+    while (fits && aff__get_bytes(&rest, &frame)) {
+        bool is_it = aff__equal(frame, aff__buf_slice(&before));
+        fits = hold(e, route, is_it ? aff__buf_slice(&route->shim.awareness) : frame);
+    }
+    aff__buf_free(&held);
+    aff__buf_free(&before);
+    return fits;
+}
+
 static void move(aff_engine *e, aff__route *route) {
     if (route->state == AFF_ROUTE_REMOTE) {
         detach(e, route);
@@ -400,7 +419,7 @@ static void move(aff_engine *e, aff__route *route) {
     } else if (route->state == AFF_ROUTE_OFFERED) {
         detach(e, route);
         to(e, route, AFF_ROUTE_LOOKUP);
-        look_up(e, route);
+        if (wind_held(e, route)) look_up(e, route);
     } else if (route->state == AFF_ROUTE_CLOSING) {
         on_route_over(e, route);
     }

@@ -162,6 +162,10 @@ static void writes(sim *w, void *arg, uint64_t number) {
     w->totals.stores++;
     sim_trace(w, b->s->name, "%s %s: %llx under %llu", refused ? "may not store" : "stores",
               d->name, (unsigned long long)b->edits, (unsigned long long)b->epoch);
+    if (!refused && b->epoch < d->stored_epoch) { /* what nobody has in memory any more is gone */
+        d->must &= b->edits;
+        for (int i = 0; i < w->server_count; i++) d->by[i] &= b->edits;
+    }
     if (!refused) {
         watch_store(w, b->name, b->s->index, b->epoch, b->confirmed_at);
         d->stored = b->edits;
