@@ -237,7 +237,7 @@ static bool on_client_frame(aff_engine *e, aff__proxy *proxy, aff__frame_type ty
                             aff_slice rest) {
     uint64_t epoch;
     aff__client_frame frame;
-    if (!aff__get_uint(&rest, &epoch) || !aff__parse_client_frame(rest, &frame)) return false;
+    if (!aff__get_epoch(&rest, &epoch) || !aff__parse_client_frame(rest, &frame)) return false;
     if (frame.document.len == 0 || frame.document.len > AFF_NAME_MAX) return false;
     if (type == AFF_FRAME_OFFER) {
         on_offer(e, proxy, epoch, &frame, rest);

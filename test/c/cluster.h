@@ -395,17 +395,34 @@ static inline uint64_t number(aff_slice text) {
     return strtoull(copy, NULL, 10);
 }
 
+/* Reads a lease's record as the claim script does; 0: it can't be read. */
+static inline uint64_t redis_epoch(const entry *e, const uint8_t **boot) {
+    size_t at = 0, from = 0;
+    uint64_t epoch = 0;
+    for (; at < e->value.len && e->value.data[at] >= '0' && e->value.data[at] <= '9'; at++) {
+        epoch = epoch * 10 + (uint64_t)(e->value.data[at] - '0');
+        if (epoch > 9007199254740991) return 0;
+    }
+    from = at + 1;
+    if (e->value.len <= from + 17 || e->value.len > from + 17 + 255) return 0;
+    if (e->value.data[at] != ' ' || e->value.data[from + 16] != ' ') return 0;
+    for (at = from; at < from + 16; at++) {
+        if (!strchr("0123456789abcdef", e->value.data[at]) || !e->value.data[at]) return 0;
+    }
+    *boot = e->value.data + from;
+    return epoch;
+}
+
 /* The claim script (core/scripts.c), in C. */
 static inline void redis_claim(cluster *c, server *s, uint64_t request, const aff_slice *argv) {
     uint64_t standing = number(argv[3]), epoch = number(argv[7]);
     entry *e = redis_get(c, argv[0]);
     c->claims++;
     if (e) {
-        uint64_t stored = strtoull((const char *)e->value.data, NULL, 10);
-        const uint8_t *space = memchr(e->value.data, ' ', e->value.len);
-        assert_non_null(space);
-        bool own_boot = memcmp(space + 1, argv[1].data, AFF_BOOT_LEN) == 0;
-        bool expected = aff__equal(slice(&e->value), argv[4]);
+        const uint8_t *boot = NULL;
+        uint64_t stored = redis_epoch(e, &boot);
+        bool own_boot = stored && memcmp(boot, argv[1].data, AFF_BOOT_LEN) == 0;
+        bool expected = !stored || aff__equal(slice(&e->value), argv[4]);
         aff_value values[2] = {integer(own_boot && stored >= standing), string(slice(&e->value))};
         if (values[0].integer == 1 || (!own_boot && !expected)) {
             reply(s, request, 0, 2, values);

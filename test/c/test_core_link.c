@@ -682,8 +682,60 @@ static void two_servers_that_open_their_link_at_the_same_time_agree_on_a_session
     }
 }
 
+/* Any server can say any epoch, and whoever hears a higher one claims above it. */
+static void an_epoch_beyond_what_can_be_counted_is_malformed(void **state) {
+    (void)state;
+    static const uint64_t epochs[] = {((uint64_t)1 << 52) + 1, (uint64_t)1 << 53, UINT64_MAX};
+    cluster *c = cluster_of(2);
+    char process[AFF_PROCESS_LEN + 1] = "00000000beef";
+    uint64_t before = stats_of(c, A).epoch_max;
+    for (size_t i = 0; i < 3; i++) {
+        bytes event = {0}, frames = {0}, batch = {0};
+        add_uint(&event, AFF_FRAME_EVENT);
+        add_uint(&event, 1);
+        add_uint(&event, epochs[i]);
+        add_text(&event, aff__str("doc"));
+        add_text(&event, aff__str("name"));
+        add_text(&frames, slice(&event));
+        make_batch(&batch, process, aff_boot(c->servers[A].engine), 1, 7, i + 1, slice(&frames));
+        inject(c, A, &batch);
+        assert_int_equal(stats_of(c, A).malformed, i + 1);
+        assert_int_equal(stats_of(c, A).epoch_max, before);
+        free(event.data), free(frames.data), free(batch.data);
+    }
+    cluster_free(c);
+}
+
+/* Half of what can be counted is believed: all that is claimed from then on is above it, and can be
+ * read by everybody. */
+static void claims_go_on_above_the_highest_epoch_that_is_believed(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    bytes event = {0}, frames = {0}, batch = {0};
+    add_uint(&event, AFF_FRAME_EVENT);
+    add_uint(&event, 1);
+    add_uint(&event, (uint64_t)1 << 52);
+    add_text(&event, aff__str("doc"));
+    add_text(&event, aff__str("name"));
+    add_text(&frames, slice(&event));
+    make_batch(&batch, "00000000beef", aff_boot(c->servers[A].engine), 1, 7, 1, slice(&frames));
+    inject(c, A, &batch);
+    for (unsigned i = 1; i <= 3; i++) {
+        claim(c, A, i, "doc", AFF_USE_HOLD);
+        assert_int_equal(epoch_of(c, "doc"), ((uint64_t)1 << 52) + i);
+        claim(c, B, i, "doc", AFF_USE_HOLD);
+        unuse(c, A, "doc", AFF_USE_HOLD);
+    }
+    expect(c, A, "claim:1:ok claim:2:ok claim:3:ok");
+    expect(c, B, "claim:1:owned:A claim:2:owned:A claim:3:owned:A");
+    free(event.data), free(frames.data), free(batch.data);
+    cluster_free(c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_epoch_beyond_what_can_be_counted_is_malformed),
+        cmocka_unit_test(claims_go_on_above_the_highest_epoch_that_is_believed),
         cmocka_unit_test(batches_are_numbered_and_acknowledged),
         cmocka_unit_test(everything_of_one_loop_turn_is_one_batch),
         cmocka_unit_test(an_idle_link_costs_no_more_than_its_beat),
