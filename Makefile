@@ -32,12 +32,12 @@ BINDING_INC = -Icore -Iruntime -Ibinding $(HIREDIS_INC) $(NODE_INC)
 CORE_SRC := $(wildcard core/*.c)
 RUNTIME_SRC := $(wildcard runtime/*.c)
 BINDING_SRC := $(wildcard binding/*.c)
-C_FILES = $(wildcard core/*.[ch] runtime/*.[ch] binding/*.[ch] test/c/*.[ch])
+C_FILES = $(wildcard core/*.[ch] runtime/*.[ch] binding/*.[ch] test/c/*.[ch] fuzz/*.[ch])
 
 # The platform's name in prebuilds/, as Node spells it.
 PLATFORM := $(shell $(NODE) -p 'process.platform + "-" + process.arch' 2>/dev/null)
 
-.PHONY: test-faults all setup native js build prebuild demo faults test test-c test-node test-browser asan tsan \
+.PHONY: fuzz fuzz-merge fuzz-targets test-faults all setup native js build prebuild demo faults test test-c test-node test-browser asan tsan \
 	lint format clean help c-tests
 .DEFAULT_GOAL := build
 
@@ -150,6 +150,37 @@ tsan:
 	@$(MAKE) --no-print-directory c-tests VARIANT=tsan OPT=-O1 SAN="-fsanitize=thread"
 	@$(NODE) scripts/test.mjs --c build/tsan
 
+# --- fuzzing ---------------------------------------------------------------------------------------
+# fuzz/fuzz_*.c are libFuzzer targets, with the inputs that are kept in fuzz/corpus/<target>. clang
+# only; its flags leave gcc's out.
+
+FUZZ_TARGETS := $(patsubst fuzz/fuzz_%.c,%,$(wildcard fuzz/fuzz_*.c))
+FUZZ_CC := clang
+FUZZ_SAN = -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+FUZZ_CFLAGS = $(filter-out -O2,$(CFLAGS)) -O1 $(FUZZ_SAN) -DAFF_CHECK
+FUZZ_OBJ := $(CORE_SRC:%.c=$(B)/fuzz/%.o)
+
+$(B)/fuzz/core/%.o: core/%.c
+	@mkdir -p $(@D)
+	$(FUZZ_CC) $(FUZZ_CFLAGS) $(DEPFLAGS) $(CORE_INC) -c $< -o $@
+
+$(B)/fuzz/fuzz/%.o: fuzz/%.c
+	@mkdir -p $(@D)
+	$(FUZZ_CC) $(FUZZ_CFLAGS) $(DEPFLAGS) -Ifuzz $(RUNTIME_INC) -c $< -o $@
+
+$(FUZZ_TARGETS:%=$(B)/fuzz/fuzz_%): $(B)/fuzz/%: $(B)/fuzz/fuzz/%.o $(FUZZ_OBJ)
+	$(FUZZ_CC) -fsanitize=fuzzer,address,undefined -o $@ $^ $(if $(findstring redis,$@),$(TEST_LIBS))
+
+fuzz-targets: $(FUZZ_TARGETS:%=$(B)/fuzz/fuzz_%)
+
+## fuzz: one target for a while (FUZZ=frame, link, redis or engine, SECONDS=600), from its corpus on
+fuzz: $(B)/fuzz/fuzz_$(FUZZ)
+	@scripts/fuzz.sh $(FUZZ) $(or $(SECONDS),600)
+
+## fuzz-merge: what a run has found is added to the corpus, where it reaches anything new (FUZZ=...)
+fuzz-merge: $(B)/fuzz/fuzz_$(FUZZ)
+	@scripts/fuzz.sh --merge $(FUZZ)
+
 # --- everything else -------------------------------------------------------------------------------
 
 ## test: setup, build, then all tests; ends with `N passed, N failed`
@@ -195,4 +226,4 @@ clean:
 help:
 	@sed -n 's/^## \([a-z-]*\): /  \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
--include $(OBJ:.o=.d) $(wildcard $(V)/*/*.d $(V)/*/*/*.d)
+-include $(OBJ:.o=.d) $(wildcard $(V)/*/*.d $(V)/*/*/*.d $(B)/fuzz/*/*.d)
