@@ -213,6 +213,10 @@ static void on_offer(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
     }
     aff__served *served = find_served(e, proxy->id, frame->address);
     if (!served) served = new_served(e, proxy, doc, frame->address);
+    if (served->accepted && !owned) { /* offered again: it waits like any other */
+        aff__doc_unuse(e, doc, AFF_USE_ROUTE);
+        served->accepted = false;
+    }
     served->epoch = served->since = epoch;
     aff__put_bytes(&served->held, data);
     if (!owned) return;

@@ -732,9 +732,51 @@ static void claims_go_on_above_the_highest_epoch_that_is_believed(void **state) 
     cluster_free(c);
 }
 
+/* A frame about an address of the stranger's socket 1, as part of a batch. */
+static void add_about(bytes *frames, aff__frame_type type, uint64_t epoch, const char *token) {
+    bytes frame = {0};
+    add_uint(&frame, type);
+    add_uint(&frame, 1);
+    if (type == AFF_FRAME_OPEN) {
+        add_text(&frame, aff__str("GET /"));
+    } else {
+        add_uint(&frame, epoch);
+        make_auth(&frame, aff__str("doc"), AFF_HP_TOKEN, token);
+    }
+    add_text(frames, slice(&frame));
+    free(frame.data);
+}
+
+/* An origin that offers twice; the second time, the owner is not sure of its lease. */
+static void an_address_offered_again_while_it_is_claimed_anew_waits_for_the_answer(void **state) {
+    (void)state;
+    cluster *c = cluster_of(1);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    bytes frames = {0}, batch = {0};
+    add_about(&frames, AFF_FRAME_OPEN, 0, "");
+    add_about(&frames, AFF_FRAME_OFFER, epoch_of(c, "doc"), "first");
+    make_batch(&batch, "00000000beef", aff_boot(c->servers[A].engine), 1, 7, 1, slice(&frames));
+    inject(c, A, &batch);
+    expect(c, A, "claim:1:ok proxy:1:open: proxy:1:doc:token");
+    c->servers[A].mute = true;
+    confirm(c, A, 2, "doc");
+    frames.len = batch.len = 0;
+    add_about(&frames, AFF_FRAME_OFFER, epoch_of(c, "doc") + 5, "second");
+    add_about(&frames, AFF_FRAME_OFFER, epoch_of(c, "doc"), "third");
+    make_batch(&batch, "00000000beef", aff_boot(c->servers[A].engine), 1, 7, 2, slice(&frames));
+    inject(c, A, &batch);
+    expect(c, A, "");
+    c->servers[A].mute = false;
+    settle(c);
+    expect(c, A, "claim:2:ok proxy:1:doc:token proxy:1:doc:token");
+    free(frames.data), free(batch.data);
+    cluster_free(c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_epoch_beyond_what_can_be_counted_is_malformed),
+        cmocka_unit_test(an_address_offered_again_while_it_is_claimed_anew_waits_for_the_answer),
         cmocka_unit_test(claims_go_on_above_the_highest_epoch_that_is_believed),
         cmocka_unit_test(batches_are_numbered_and_acknowledged),
         cmocka_unit_test(everything_of_one_loop_turn_is_one_batch),
