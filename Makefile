@@ -37,7 +37,7 @@ C_FILES = $(wildcard core/*.[ch] runtime/*.[ch] binding/*.[ch] test/c/*.[ch] fuz
 # The platform's name in prebuilds/, as Node spells it.
 PLATFORM := $(shell $(NODE) -p 'process.platform + "-" + process.arch' 2>/dev/null)
 
-.PHONY: fuzz fuzz-merge fuzz-targets test-faults all setup native js build prebuild demo faults test test-c test-node test-browser asan tsan \
+.PHONY: nomem valgrind asan-node fuzz fuzz-merge fuzz-targets test-faults all setup native js build prebuild demo faults test test-c test-node test-browser asan tsan \
 	lint format clean help c-tests
 .DEFAULT_GOAL := build
 
@@ -96,6 +96,7 @@ prebuild: native
 
 VARIANT ?= test
 SAN ?=
+ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 V := $(B)/$(VARIANT)
 
 TESTS := $(patsubst test/c/%.c,%,$(wildcard test/c/test_*.c))
@@ -141,14 +142,28 @@ test-c: c-tests
 
 ## asan: the C tests under the address and undefined behaviour sanitizers
 asan:
-	@$(MAKE) --no-print-directory c-tests VARIANT=asan OPT=-O1 \
-		SAN="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+	@$(MAKE) --no-print-directory c-tests VARIANT=asan OPT=-O1 SAN="$(ASAN)"
 	@$(NODE) scripts/test.mjs --c build/asan
 
 ## tsan: the C tests under the thread sanitizer
 tsan:
 	@$(MAKE) --no-print-directory c-tests VARIANT=tsan OPT=-O1 SAN="-fsanitize=thread"
 	@$(NODE) scripts/test.mjs --c build/tsan
+
+## nomem: the core's C tests under the address sanitizer, with each of their allocations failing in turn (minutes)
+nomem:
+	@$(MAKE) --no-print-directory c-tests VARIANT=asan OPT=-O1 SAN="$(ASAN)"
+	@$(NODE) scripts/nomem.mjs build/asan --all
+
+## valgrind: the core's C tests under valgrind (minutes)
+valgrind: $(CORE_TESTS:%=$(V)/%)
+	@scripts/valgrind.sh $^
+
+## asan-node: the Node tests on an addon under the address and undefined behaviour sanitizers (FILES=...)
+# It lies in a folder of its own, so that it can't be packed or found by anything else.
+asan-node: build
+	@$(MAKE) --no-print-directory native B=build/asan-node OPT="-O1 $(ASAN)" LDFLAGS="$(ASAN)"
+	@scripts/asan-node.sh build/asan-node/affinity.node $(NODE) scripts/test.mjs --node $(FILES)
 
 # --- fuzzing ---------------------------------------------------------------------------------------
 # fuzz/fuzz_*.c are libFuzzer targets, with the inputs that are kept in fuzz/corpus/<target>. clang
@@ -185,8 +200,8 @@ fuzz-merge: $(B)/fuzz/fuzz_$(FUZZ)
 
 ## test: setup, build, then all tests; ends with `N passed, N failed`
 test: setup
-	@$(MAKE) --no-print-directory prebuild c-tests
-	@$(NODE) scripts/test.mjs --c $(V) --node --browser
+	@$(MAKE) --no-print-directory prebuild c-tests fuzz-targets
+	@$(NODE) scripts/test.mjs --c $(V) --nomem $(V) --fuzz --node --browser
 
 ## test-node: the Node tests (FILES="test/node/a.test.mjs ..." for some of them)
 test-node: prebuild

@@ -20,11 +20,11 @@ case $mode in
     long) exec "$program" "${options[@]}" -use_value_profile=1 -max_total_time="$2" -print_final_stats=1 "$found" "$corpus" ;;
     short) # the first folder is the one that is written to
         rm -rf "build/fuzz/short/$target" && mkdir -p "build/fuzz/short/$target"
-        exec "$program" "${options[@]}" -seed=1 -runs=20000 "build/fuzz/short/$target" "$corpus"
+        exec "$program" "${options[@]}" -seed=1 -runs=10000 -verbosity=0 -print_final_stats=1 "build/fuzz/short/$target" "$corpus"
         ;;
     merge)
         smallest=$(mktemp -d)
-        "$program" "${options[@]}" -max_len=512 -merge=1 "$smallest" "$corpus" "$found"
+        "$program" "${options[@]}" -max_len=512 -set_cover_merge=1 "$smallest" "$corpus" "$found"
         rm -f "$corpus"/*
         mv "$smallest"/* "$corpus"/
         rmdir "$smallest"

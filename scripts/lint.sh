@@ -16,7 +16,7 @@ must() { # must <check> <command...>: fails the check, with the command's output
 }
 
 # --- format
-must format clang-format --dry-run -Werror $(ls core/*.[ch] runtime/*.[ch] binding/*.[ch] test/c/*.[ch] 2>/dev/null)
+must format clang-format --dry-run -Werror $(ls core/*.[ch] runtime/*.[ch] binding/*.[ch] test/c/*.[ch] fuzz/*.[ch] 2>/dev/null)
 
 # --- layers: core <- runtime <- binding, no include upward or sideways
 quoted_outside() { # quoted_outside <folder> <allowed folders...>: quoted includes of headers that lie nowhere there
