@@ -38,7 +38,7 @@ C_FILES = $(wildcard $(addsuffix /*.[ch],core runtime binding sim fuzz bench tes
 PLATFORM := $(shell $(NODE) -p 'process.platform + "-" + process.arch' 2>/dev/null)
 
 .PHONY: all setup native js build prebuild demo test test-c c-tests test-node test-faults test-browser \
-	asan tsan sim swarm mutants golden faults bench bench-core bench-seal lifecycle \
+	asan tsan sim swarm mutants golden fuzz fuzz-merge fuzz-targets nomem valgrind asan-node faults bench bench-core bench-seal lifecycle \
 	lint format clean help c-tests
 .DEFAULT_GOAL := build
 
@@ -97,6 +97,7 @@ prebuild: native
 
 VARIANT ?= test
 SAN ?=
+ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 V := $(B)/$(VARIANT)
 
 TESTS := $(patsubst test/c/%.c,%,$(wildcard test/c/test_*.c))
@@ -139,7 +140,7 @@ $(V)/test/c/%.o: test/c/%.c
 $(CORE_TESTS:%=$(V)/%): $(V)/%: $(V)/test/c/%.o $(MODEL_OBJ_V) $(CORE_OBJ_V)
 	$(CC) $(SAN) -o $@ $^ -lcmocka
 
-$(OTHER_TESTS:%=$(V)/%): $(V)/%: $(V)/test/c/%.o $(HELPER_OBJ_V) $(CORE_OBJ_V) $(RUNTIME_OBJ_V)
+$(OTHER_TESTS:%=$(V)/%): $(V)/%: $(V)/test/c/%.o $(HELPER_OBJ_V) $(MODEL_OBJ_V) $(CORE_OBJ_V) $(RUNTIME_OBJ_V)
 	$(CC) $(SAN) -o $@ $^ -lcmocka $(TEST_LIBS)
 
 c-tests: $(TESTS:%=$(V)/%)
@@ -153,8 +154,7 @@ test-c: c-tests
 
 ## asan: the C tests under the address and undefined behaviour sanitizers
 asan:
-	@$(MAKE) --no-print-directory c-tests VARIANT=asan OPT=-O1 \
-		SAN="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+	@$(MAKE) --no-print-directory c-tests VARIANT=asan OPT=-O1 SAN="$(ASAN)"
 	@$(NODE) scripts/test.mjs --c build/asan
 
 ## tsan: the C tests under the thread sanitizer
@@ -183,12 +183,58 @@ golden: $(V)/sim/sim
 mutants:
 	@scripts/mutants.sh $(or $(MAX),10000)
 
+## nomem: the core's C tests under the address sanitizer, with each of their allocations failing in turn (minutes)
+nomem:
+	@$(MAKE) --no-print-directory c-tests VARIANT=asan OPT=-O1 SAN="$(ASAN)"
+	@$(NODE) scripts/nomem.mjs build/asan --all
+
+## valgrind: the core's C tests under valgrind (minutes)
+valgrind: $(CORE_TESTS:%=$(V)/%)
+	@scripts/valgrind.sh $^
+
+## asan-node: the Node tests on an addon under the address and undefined behaviour sanitizers (FILES=...)
+# It lies in a folder of its own, so that it can't be packed or found by anything else.
+asan-node: build
+	@$(MAKE) --no-print-directory native B=build/asan-node OPT="-O1 $(ASAN)" LDFLAGS="$(ASAN)"
+	@scripts/asan-node.sh build/asan-node/affinity.node $(NODE) scripts/test.mjs --node $(FILES)
+
+# --- fuzzing ---------------------------------------------------------------------------------------
+# fuzz/fuzz_*.c are libFuzzer targets, with the inputs that are kept in fuzz/corpus/<target>. clang
+# only; its flags leave gcc's out.
+
+FUZZ_TARGETS := $(patsubst fuzz/fuzz_%.c,%,$(wildcard fuzz/fuzz_*.c))
+FUZZ_CC := clang
+FUZZ_SAN = -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+FUZZ_CFLAGS = $(filter-out -O2,$(CFLAGS)) -O1 $(FUZZ_SAN) -DAFF_CHECK
+FUZZ_OBJ := $(CORE_SRC:%.c=$(B)/fuzz/%.o)
+
+$(B)/fuzz/core/%.o: core/%.c
+	@mkdir -p $(@D)
+	$(FUZZ_CC) $(FUZZ_CFLAGS) $(DEPFLAGS) $(CORE_INC) -c $< -o $@
+
+$(B)/fuzz/fuzz/%.o: fuzz/%.c
+	@mkdir -p $(@D)
+	$(FUZZ_CC) $(FUZZ_CFLAGS) $(DEPFLAGS) -Ifuzz $(RUNTIME_INC) -c $< -o $@
+
+$(FUZZ_TARGETS:%=$(B)/fuzz/fuzz_%): $(B)/fuzz/%: $(B)/fuzz/fuzz/%.o $(FUZZ_OBJ)
+	$(FUZZ_CC) -fsanitize=fuzzer,address,undefined -o $@ $^ $(if $(findstring redis,$@),$(TEST_LIBS))
+
+fuzz-targets: $(FUZZ_TARGETS:%=$(B)/fuzz/fuzz_%)
+
+## fuzz: one target for a while (FUZZ=frame, link, redis or engine, SECONDS=600), from its corpus on
+fuzz: $(B)/fuzz/fuzz_$(FUZZ)
+	@scripts/fuzz.sh $(FUZZ) $(or $(SECONDS),600)
+
+## fuzz-merge: what a run has found is added to the corpus, where it reaches anything new (FUZZ=...)
+fuzz-merge: $(B)/fuzz/fuzz_$(FUZZ)
+	@scripts/fuzz.sh --merge $(FUZZ)
+
 # --- everything else -------------------------------------------------------------------------------
 
 ## test: setup, build, then all tests; ends with `N passed, N failed`
 test: setup
-	@$(MAKE) --no-print-directory prebuild c-tests
-	@$(NODE) scripts/test.mjs --c $(V) --node --faults --browser
+	@$(MAKE) --no-print-directory prebuild c-tests fuzz-targets
+	@$(NODE) scripts/test.mjs --c $(V) --nomem $(V) --fuzz --node --faults --browser
 
 ## test-node: the Node tests (FILES="test/node/a.test.mjs ..." for some of them)
 test-node: prebuild
@@ -253,4 +299,4 @@ clean:
 help:
 	@sed -n 's/^## \([a-z-]*\): /  \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
--include $(OBJ:.o=.d) $(wildcard $(V)/*/*.d $(V)/*/*/*.d)
+-include $(OBJ:.o=.d) $(wildcard $(V)/*/*.d $(V)/*/*/*.d $(B)/fuzz/*/*.d)

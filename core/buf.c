@@ -50,6 +50,7 @@ size_t aff__uint_len(uint64_t value) {
 bool aff__get(aff_slice *rest, size_t len, aff_slice *out) {
     if (rest->len < len) return false;
     *out = (aff_slice){rest->data, len};
+    if (len == 0) return true; /* of nothing, whose pointer may be NULL */
     rest->data += len;
     rest->len -= len;
     return true;

@@ -457,6 +457,16 @@ void aff__events_requeue(aff_engine *e, aff__peer *peer);
 void aff__events_timeout(aff_engine *e);
 bool aff__event_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);
 
+/*
+ * Lua in Redis counts in doubles, which are exact up to 2^53: a record beyond that can't be read.
+ * What a peer says is believed up to half of it, so that records can go on growing above whatever
+ * anybody makes up (microseconds since 1970 stay below until the year 2112).
+ */
+#define AFF_EPOCH_MAX (((uint64_t)1 << 53) - 1)
+#define AFF_EPOCH_HEARD_MAX ((uint64_t)1 << 52)
+
+/* The epoch in a frame of a peer; as with aff__get_uint(), false for one that can't be. */
+bool aff__get_epoch(aff_slice *rest, uint64_t *out);
 bool aff__is_utf8(aff_slice bytes);
 bool aff__parse_client_frame(aff_slice frame, aff__client_frame *out);
 

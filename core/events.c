@@ -148,7 +148,7 @@ static int send_result(aff_engine *e, aff__peer *peer, uint64_t id, int status, 
 static bool on_event(aff_engine *e, aff__peer *peer, aff_slice rest) {
     uint64_t id, epoch;
     aff_slice document, name;
-    if (!aff__get_uint(&rest, &id) || !aff__get_uint(&rest, &epoch) ||
+    if (!aff__get_uint(&rest, &id) || !aff__get_epoch(&rest, &epoch) ||
         !aff__get_bytes(&rest, &document) || !aff__get_bytes(&rest, &name))
         return false;
     aff__doc *doc = aff__doc_find(e, document);

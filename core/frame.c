@@ -36,3 +36,12 @@ bool aff__parse_client_frame(aff_slice frame, aff__client_frame *out) {
     out->payload = rest;
     return true;
 }
+
+bool aff__get_epoch(aff_slice *rest, uint64_t *out) {
+    aff_slice copy = *rest;
+    uint64_t epoch;
+    if (!aff__get_uint(&copy, &epoch) || epoch > AFF_EPOCH_HEARD_MAX) return false;
+    *rest = copy;
+    *out = epoch;
+    return true;
+}

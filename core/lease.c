@@ -389,18 +389,28 @@ typedef struct {
     aff_slice boot, server;
 } record_fields;
 
+static bool is_hex(aff_slice text) {
+    for (size_t i = 0; i < text.len; i++) {
+        uint8_t c = text.data[i];
+        if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'f')) return false;
+    }
+    return true;
+}
+
+/* The same as in the claim script: what one of them reads, the other does too. */
 static bool parse_record(aff_slice record, record_fields *out) {
     size_t at = 0;
     out->epoch = 0;
     for (; at < record.len && record.data[at] >= '0' && record.data[at] <= '9'; at++) {
-        if (at == 19) return false;
         out->epoch = out->epoch * 10 + (uint64_t)(record.data[at] - '0');
+        if (out->epoch > AFF_EPOCH_MAX) return false;
     }
-    if (at == 0 || record.len < at + 1 + AFF_BOOT_LEN + 2) return false;
-    out->boot = aff__slice(record.data + at + 1, AFF_BOOT_LEN);
-    size_t server_at = at + 1 + AFF_BOOT_LEN + 1;
+    size_t boot_at = at + 1, server_at = boot_at + AFF_BOOT_LEN + 1;
+    if (out->epoch == 0 || record.len <= server_at) return false;
+    if (record.data[at] != ' ' || record.data[server_at - 1] != ' ') return false;
+    out->boot = aff__slice(record.data + boot_at, AFF_BOOT_LEN);
     out->server = aff__slice(record.data + server_at, record.len - server_at);
-    return true;
+    return is_hex(out->boot) && out->server.len <= AFF_SERVER_ID_MAX;
 }
 
 void aff__saw_epoch(aff_engine *e, uint64_t epoch) {
@@ -484,6 +494,12 @@ static bool is_known_to_live(const aff_engine *e, const aff__peer *peer, aff_sli
     return aff__peer_alive(e, peer) && memcmp(peer->boot, boot.data, AFF_BOOT_LEN) == 0;
 }
 
+/* What the script has given us is ours, and no older than what we had. */
+static bool is_granted(const aff_engine *e, const aff__doc *doc, const record_fields *fields) {
+    return memcmp(fields->boot.data, e->member.boot, AFF_BOOT_LEN) == 0 &&
+           (!doc->kept || fields->epoch >= doc->epoch);
+}
+
 static void on_claim_answer(aff_engine *e, aff__doc *doc, const aff_event *reply) {
     const aff_value *values = reply->values;
     int64_t result = reply->value_count > 0 ? values[0].integer : -1;
@@ -493,7 +509,7 @@ static void on_claim_answer(aff_engine *e, aff__doc *doc, const aff_event *reply
     }
     record_fields fields;
     aff_slice record = reply->value_count > 1 ? values[1].string : aff__none();
-    if (!parse_record(record, &fields)) {
+    if (!parse_record(record, &fields) || (result == 1 && !is_granted(e, doc, &fields))) {
         aff__log(e, 1, "unreadable lease record of a document");
         to(e, doc, AFF_DOC_FREE);
         place_parked(e, doc);

@@ -594,7 +594,7 @@ static void release_closed(aff_engine *e, aff__route *route) {
 static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
     uint32_t socket;
     uint64_t epoch;
-    if (!aff__get_u32(&rest, &socket) || !aff__get_uint(&rest, &epoch)) return false;
+    if (!aff__get_u32(&rest, &socket) || !aff__get_epoch(&rest, &epoch)) return false;
     aff__route *route = find_route(e, socket, rest);
     if (!route || !route->visit || route->visit->peer != peer || epoch < route->epoch) {
         e->stats.stale++;
@@ -621,7 +621,7 @@ static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
 static bool on_refuse(aff_engine *e, aff__peer *peer, aff_slice rest) {
     uint32_t socket;
     uint64_t epoch;
-    if (!aff__get_u32(&rest, &socket) || !aff__get_uint(&rest, &epoch)) return false;
+    if (!aff__get_u32(&rest, &socket) || !aff__get_epoch(&rest, &epoch)) return false;
     aff__route *route = route_at(e, socket, rest, epoch, peer);
     if (!route || route->state != AFF_ROUTE_OFFERED) return true;
     detach(e, route);
@@ -636,7 +636,7 @@ static bool on_refuse(aff_engine *e, aff__peer *peer, aff_slice rest) {
 static bool on_moved(aff_engine *e, aff__peer *peer, aff_slice rest) {
     uint32_t socket;
     uint64_t epoch, seq;
-    if (!aff__get_u32(&rest, &socket) || !aff__get_uint(&rest, &epoch) ||
+    if (!aff__get_u32(&rest, &socket) || !aff__get_epoch(&rest, &epoch) ||
         !aff__get_uint(&rest, &seq))
         return false;
     aff__route *route = route_at(e, socket, rest, epoch, peer);
@@ -685,7 +685,7 @@ static bool get_target(aff_slice *rest, uint32_t *socket, aff_slice *suffix) {
 }
 
 static bool get_out(aff_slice rest, out_frame *out) {
-    if (!aff__get_uint(&rest, &out->epoch) || !aff__get_bytes(&rest, &out->document) ||
+    if (!aff__get_epoch(&rest, &out->epoch) || !aff__get_bytes(&rest, &out->document) ||
         !aff__get_u32(&rest, &out->count))
         return false;
     out->targets = rest;
@@ -808,7 +808,7 @@ static aff__route *stateless_of(aff_engine *e, const aff__peer *peer, aff_slice 
     uint64_t epoch;
     aff__client_frame frame;
     bool readable = aff__get_u8(rest, &type) && type == AFF_FRAME_DATA &&
-                    aff__get_u32(rest, &socket) && aff__get_uint(rest, &epoch) &&
+                    aff__get_u32(rest, &socket) && aff__get_epoch(rest, &epoch) &&
                     aff__parse_client_frame(*rest, &frame);
     if (!readable || frame.type != AFF_HP_STATELESS) return NULL;
     aff__route *route = find_route(e, socket, frame.address);

@@ -217,6 +217,10 @@ static void on_offer(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
     }
     aff__served *served = find_served(e, proxy->id, frame->address);
     if (!served) served = new_served(e, proxy, doc, frame->address);
+    if (served->accepted && !owned) { /* offered again: it waits like any other */
+        aff__doc_unuse(e, doc, AFF_USE_ROUTE);
+        served->accepted = false;
+    }
     served->epoch = served->since = epoch;
     aff__put_bytes(&served->held, data);
     if (!owned) return;
@@ -244,7 +248,7 @@ static bool on_client_frame(aff_engine *e, aff__proxy *proxy, aff__frame_type ty
                             aff_slice rest) {
     uint64_t epoch;
     aff__client_frame frame;
-    if (!aff__get_uint(&rest, &epoch) || !aff__parse_client_frame(rest, &frame)) return false;
+    if (!aff__get_epoch(&rest, &epoch) || !aff__parse_client_frame(rest, &frame)) return false;
     if (frame.document.len == 0 || frame.document.len > AFF_NAME_MAX) return false;
     if (type == AFF_FRAME_OFFER) {
         on_offer(e, proxy, epoch, &frame, rest);

@@ -23,14 +23,18 @@ static const char compare_and_delete[] =
  * expected one (of a boot that is dead, or of our own former boot). A record of ours stands if its
  * epoch is ARGV[3] or above. A new epoch is above the one stored, the claimer's highest (ARGV[7]),
  * and Redis's clock, so that it grows even if Redis lost the record.
- * Lua's numbers are exact up to 2^53; microseconds since 1970 stay below until the year 2255.
+ * Lua's numbers are exact up to 2^53; microseconds since 1970 stay below until the year 2255. A
+ * record with an epoch beyond that, or otherwise none that a server writes, counts as free.
  */
 static const char claim[] =
     "local record = redis.call('GET', KEYS[1])\n"
     "local epoch = tonumber(ARGV[7])\n"
     "if record then\n"
-    "  local stored, boot = string.match(record, '^(%d+) (%x+) ')\n"
+    "  local stored, boot, server = string.match(record, '^(%d+) ([0-9a-f]+) (.+)$')\n"
     "  stored = tonumber(stored) or 0\n"
+    "  if stored < 1 or stored > 9007199254740991 or #boot ~= 16 or #server > 255 then\n"
+    "    stored, boot = 0, nil\n"
+    "  end\n"
     "  if boot == ARGV[1] and stored >= tonumber(ARGV[3]) then return {1, record} end\n"
     "  if boot and boot ~= ARGV[1] and record ~= ARGV[4] then return {0, record} end\n"
     "  epoch = math.max(epoch, stored)\n"

@@ -12,6 +12,15 @@ need_command gcc gcc
 need_command clang clang
 need_command clang-format clang-format
 need_command make make
+need_command valgrind valgrind
+# clang's sanitizers and libFuzzer lie in a package of their own, which only newer Debians name without its version.
+if ! command -v clang >/dev/null 2>&1; then
+    missing+=(libclang-rt-dev)
+elif [ ! -e "$(clang -print-file-name=libclang_rt.fuzzer-$(uname -m).a)" ] &&
+    ! ls "$(clang -print-resource-dir)"/lib/*/libclang_rt.fuzzer*.a >/dev/null 2>&1; then
+    major=$(clang -dumpversion | cut -d. -f1)
+    missing+=("libclang-rt-$major-dev")
+fi
 need_command pkg-config pkg-config
 need_command redis-server redis-server
 need_command haproxy haproxy

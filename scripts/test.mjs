@@ -1,5 +1,5 @@
 // Runs the suites that are asked for and sums them up:
-//   node scripts/test.mjs [--c <folder of test programs>] [--node] [--browser] [files...]
+//   node scripts/test.mjs [--c <folder of test programs>] [--nomem <likewise>] [--fuzz] [--node] [--browser] [files...]
 // The last line is `N passed, N failed`, alone; the exit code says the same.
 import { spawn } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
@@ -56,6 +56,28 @@ async function runC(folder) {
   }
 }
 
+/** The core's C tests while allocations fail: a program is one test. */
+async function runNomem(folder) {
+  let text = ''
+  await run(process.execPath, ['scripts/nomem.mjs', folder], { limit: 5 * C_LIMIT_MS, onText: (more) => (text += more) })
+  const [, passed, failed] = text.match(/^(\d+) passed, (\d+) failed$/m) ?? [0, 0, 1]
+  total.passed += Number(passed)
+  total.failed += Number(failed)
+  if (Number(failed) > 0) failures.push('allocation failures (scripts/nomem.mjs)')
+}
+
+/** The kept inputs of each fuzz target, and some thousands of runs from a fixed seed. */
+async function runFuzz() {
+  const targets = readdirSync('fuzz').filter((name) => /^fuzz_\w+\.c$/.test(name)).map((name) => name.slice(5, -2))
+  for (const target of targets.sort()) {
+    let text = ''
+    const status = await run('scripts/fuzz.sh', ['--short', target], { limit: C_LIMIT_MS, onText: (more) => (text += more) })
+    const passed = status === 0 && /^Done \d+ runs/m.test(text)
+    total[passed ? 'passed' : 'failed']++
+    if (!passed) failures.push(`fuzz target ${target} (${status})`)
+  }
+}
+
 async function runNode(suite, files, concurrency = 2) {
   const chosen = files.length > 0 ? files : readdirSync(`test/${suite}`).filter((name) => name.endsWith('.test.mjs')).map((name) => `test/${suite}/${name}`)
   if (chosen.length === 0) return
@@ -91,6 +113,8 @@ async function runNode(suite, files, concurrency = 2) {
 const args = process.argv.slice(2)
 const files = args.filter((arg) => arg.endsWith('.mjs'))
 if (args.includes('--c')) await runC(args[args.indexOf('--c') + 1])
+if (args.includes('--nomem')) await runNomem(args[args.indexOf('--nomem') + 1])
+if (args.includes('--fuzz')) await runFuzz()
 // Faults are measured against clocks: those tests are asked for by name, and get the machine for themselves.
 const isFault = (name) => /^(fault-|providers)/.test(path.basename(name))
 const inFolder = readdirSync('test/node').filter((name) => name.endsWith('.test.mjs')).map((name) => `test/node/${name}`)

@@ -85,6 +85,24 @@ static uint64_t number_in(aff_slice text) {
     return strtoull(copy, NULL, 10);
 }
 
+uint64_t redis_epoch(const entry *e, const uint8_t **boot) {
+    const aff_slice value = slice(&e->value);
+    size_t at = 0;
+    uint64_t epoch = 0;
+    for (; at < value.len && value.data[at] >= '0' && value.data[at] <= '9'; at++) {
+        epoch = epoch * 10 + (uint64_t)(value.data[at] - '0');
+        if (epoch > 9007199254740991) return 0;
+    }
+    size_t from = at + 1, server_at = from + AFF_BOOT_LEN + 1;
+    if (value.len <= server_at || value.len > server_at + AFF_SERVER_ID_MAX) return 0;
+    if (value.data[at] != ' ' || value.data[server_at - 1] != ' ') return 0;
+    for (at = from; at < from + AFF_BOOT_LEN; at++) {
+        if (!value.data[at] || !strchr("0123456789abcdef", value.data[at])) return 0;
+    }
+    *boot = value.data + from;
+    return epoch;
+}
+
 /* The claim script, in C. */
 static redis_answer claim(redis_data *r, uint64_t now_ms, uint64_t clock_us,
                           const aff_slice *argv) {
@@ -93,11 +111,10 @@ static redis_answer claim(redis_data *r, uint64_t now_ms, uint64_t clock_us,
     entry *e = redis_find(r, now_ms, argv[0]);
     r->claims++;
     if (e) {
-        uint64_t stored = strtoull((const char *)e->value.data, NULL, 10);
-        const uint8_t *space = memchr(e->value.data, ' ', e->value.len);
-        AFF_ASSERT(space);
-        bool own_boot = memcmp(space + 1, argv[1].data, AFF_BOOT_LEN) == 0;
-        bool expected = AFF_MUTATE(13, true, aff__equal(slice(&e->value), argv[4]));
+        const uint8_t *boot = NULL;
+        uint64_t stored = redis_epoch(e, &boot);
+        bool own_boot = stored && memcmp(boot, argv[1].data, AFF_BOOT_LEN) == 0;
+        bool expected = !stored || AFF_MUTATE(13, true, aff__equal(slice(&e->value), argv[4]));
         bool stands = own_boot && stored >= standing;
         if (stands || (!own_boot && !expected)) {
             return (redis_answer){.values = {integer(stands), string(slice(&e->value))},

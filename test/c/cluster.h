@@ -30,6 +30,8 @@
 
 #include <cmocka.h>
 
+#include "engine.h"
+#include "nomem.h"
 #include "provider.h"
 #include "redis_model.h"
 
@@ -642,6 +644,14 @@ static inline void act_on(cluster *c, server *s, const aff_action *act) {
 /* ---- Running ------------------------------------------------------------------------------- */
 
 static inline void stop_process(server *s);
+static inline void cluster_free(cluster *c);
+
+/* The allocation that nomem.h lets fail: the test is over, and leaves nothing of any engine. */
+static inline void end_out_of_memory(cluster *c) {
+    cluster_free(c);
+    assert_int_equal(nomem.live, 0);
+    skip();
+}
 
 static inline void step(cluster *c, server *s, const aff_event *event) {
     if (!s->engine) return;
@@ -651,6 +661,11 @@ static inline void step(cluster *c, server *s, const aff_event *event) {
         assert_int_equal(aff_valid_until(s->engine), 0);
         stop_process(s);
         return;
+    }
+    if (nomem_is_met(status)) {
+        assert_int_equal(aff_step(s->engine, c->now, event), AFF_ENOMEM);
+        assert_int_equal(aff_valid_until(s->engine), 0);
+        end_out_of_memory(c);
     }
     assert_int_equal(status, 0);
     aff_check(s->engine);
@@ -765,6 +780,7 @@ static inline void advance(cluster *c, uint64_t ms) {
 static inline cluster *cluster_new(void) {
     cluster *c = calloc(1, sizeof(*c));
     assert_non_null(c);
+    const aff_allocator *allocator = nomem_allocator();
     c->now = 1000000;
     for (int i = 0; i < SERVERS_MAX; i++) {
         server *s = &c->servers[i];
@@ -774,7 +790,8 @@ static inline cluster *cluster_new(void) {
                                  .seed = 1000u + (unsigned)i,
                                  .lock_ttl_ms = 10000,
                                  .proxy_socket_ttl_ms = 30000,
-                                 .event_ttl_ms = 5000};
+                                 .event_ttl_ms = 5000,
+                                 .allocator = allocator};
         s->inbox.end = &s->inbox.first;
         s->commands_end = &s->commands;
     }
@@ -799,6 +816,7 @@ static inline void start(cluster *c, int i) {
     s->owed = 0;
     int status = aff_new(&s->config, &s->engine);
     if (status == AFF_ENOMEM && s->out_of_memory) return;
+    if (nomem_is_met(status)) end_out_of_memory(c);
     assert_int_equal(status, 0);
     connect_redis(c, i);
 }

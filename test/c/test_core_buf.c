@@ -199,6 +199,17 @@ static void a_client_frame_is_an_address_a_type_and_a_body(void **state) {
     assert_int_equal(frame.body.len, 4);
 }
 
+/* An empty slice has no address to count from: what is read of it stays where it is. */
+static void nothing_can_be_read_of_nothing(void **state) {
+    (void)state;
+    aff_slice rest = {NULL, 0}, out = {(const uint8_t *)"x", 1};
+    assert_true(aff__get(&rest, 0, &out));
+    assert_null(out.data);
+    assert_int_equal(out.len, 0);
+    assert_null(rest.data);
+    assert_false(aff__get(&rest, 1, &out));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_are_written_as_lib0_writes_them),
@@ -208,6 +219,7 @@ int main(void) {
         cmocka_unit_test(a_u32_has_32_bits),
         cmocka_unit_test(byte_strings_stand_behind_their_length),
         cmocka_unit_test(byte_strings_longer_than_what_is_there_are_refused),
+        cmocka_unit_test(nothing_can_be_read_of_nothing),
         cmocka_unit_test(a_buffer_grows_and_gives_its_memory_back),
         cmocka_unit_test(equal_compares_length_and_bytes),
         cmocka_unit_test(utf8_is_told_from_what_only_looks_like_it),

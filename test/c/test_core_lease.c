@@ -456,14 +456,53 @@ static void a_refresh_under_way_when_the_boot_lapses_harms_nothing(void **state)
     cluster_free(c);
 }
 
-static void an_unreadable_record_is_never_overwritten_and_claims_time_out(void **state) {
+/* docs/PROTOCOL.md: it counts as free. An operator's or a fault's doing; no server writes these. */
+static void a_record_that_can_not_be_read_counts_as_free(void **state) {
+    (void)state;
+    static const char *const records[] = {
+        "1 0123456789abcdef",                  /* nobody's */
+        "1 0123456789abcdef ",                 /* likewise */
+        "0 0123456789abcdef Z",                /* no epoch */
+        "9007199254740992 0123456789abcdef Z", /* beyond what Lua can count */
+        "99999999999999999999 0123456789abcdef Z",
+        "18446744073709551617 0123456789abcdef Z", /* 1, modulo 2^64 */
+        "1 0123456789abcde Z",
+        "1 0123456789ABCDEF Z",
+        "1 0123456789abcdeg Z",
+        "1-0123456789abcdef Z",
+        "",
+    };
+    for (size_t i = 0; i < sizeof(records) / sizeof(*records); i++) {
+        cluster *c = cluster_of(2);
+        redis_set(c, aff__str("rsaLock:doc"), aff__str(records[i]), 86400000);
+        claim(c, A, 1, "doc", AFF_USE_HOLD);
+        expect(c, A, "claim:1:ok");
+        assert_string_equal(owner_of(c, "doc"), "A");
+        assert_in_range(epoch_of(c, "doc"), 1700000000000000, 1800000000000000);
+        claim(c, B, 1, "doc", AFF_USE_HOLD);
+        expect(c, B, "claim:1:owned:A");
+        cluster_free(c);
+    }
+}
+
+static void an_answer_that_is_not_ours_is_not_taken_for_a_lease(void **state) {
     (void)state;
     cluster *c = cluster_of(1);
-    redis_set(c, aff__str("rsaLock:doc"), aff__str("1 0123456789abcdef"), 86400000);
+    server *s = &c->servers[A];
+    s->mute = true;
     claim(c, A, 1, "doc", AFF_USE_HOLD);
-    advance(c, 10000);
-    expect(c, A, "claim:1:AFF_EREDIS");
-    assert_string_equal(redis_text(c, "rsaLock:doc"), "1 0123456789abcdef");
+    for (command *cmd; (cmd = next_command(s));) {
+        aff_value values[] = {integer(1), string(aff__str("1700000000000000 0123456789abcdef Z"))};
+        reply(s, cmd->request, 0, 2, values);
+        command_free(cmd);
+    }
+    s->mute = false;
+    settle(c);
+    expect(c, A, "");
+    assert_int_equal(stats_of(c, A).documents_owned, 0);
+    advance(c, 9000); /* Redis is asked again */
+    expect(c, A, "claim:1:ok");
+    assert_string_equal(owner_of(c, "doc"), "A");
     cluster_free(c);
 }
 
@@ -577,8 +616,9 @@ int main(void) {
         cmocka_unit_test(a_record_that_vanished_is_noticed_by_its_refresh),
         cmocka_unit_test(a_record_that_names_another_is_noticed_by_its_refresh),
         cmocka_unit_test(a_refresh_under_way_when_the_boot_lapses_harms_nothing),
-        cmocka_unit_test(an_unreadable_record_is_never_overwritten_and_claims_time_out),
         cmocka_unit_test(h09_a_released_document_leaves_nothing_behind),
+        cmocka_unit_test(a_record_that_can_not_be_read_counts_as_free),
+        cmocka_unit_test(an_answer_that_is_not_ours_is_not_taken_for_a_lease),
         cmocka_unit_test(h29_any_name_can_be_owned),
         cmocka_unit_test(h37_leases_cost_nothing_while_nothing_happens),
     };

@@ -539,7 +539,9 @@ static void a_link_that_one_side_has_forgotten_works_again(void **state) {
     close_socket(c, 1);
     advance(c, 1000);
     /* Ten idle minutes later B's tick comes before A's, and B has a client before A forgets. */
+    nomem.paused = true; /* outside of a step */
     aff__peer_gone(c->servers[B].engine, peer_at(c, B, A), "idle");
+    nomem.paused = false;
     assert_int_equal(stats_of(c, A).peers, 1);
     forget_traces(c);
     open_client(c, 2, B);
@@ -719,8 +721,102 @@ static void two_servers_that_open_their_link_at_the_same_time_agree_on_a_session
     }
 }
 
+/* Any server can say any epoch, and whoever hears a higher one claims above it. */
+static void an_epoch_beyond_what_can_be_counted_is_malformed(void **state) {
+    (void)state;
+    static const uint64_t epochs[] = {((uint64_t)1 << 52) + 1, (uint64_t)1 << 53, UINT64_MAX};
+    cluster *c = cluster_of(2);
+    char process[AFF_PROCESS_LEN + 1] = "00000000beef";
+    uint64_t before = stats_of(c, A).epoch_max;
+    for (size_t i = 0; i < 3; i++) {
+        bytes event = {0}, frames = {0}, batch = {0};
+        add_uint(&event, AFF_FRAME_EVENT);
+        add_uint(&event, 1);
+        add_uint(&event, epochs[i]);
+        add_text(&event, aff__str("doc"));
+        add_text(&event, aff__str("name"));
+        add_text(&frames, slice(&event));
+        make_batch(&batch, process, aff_boot(c->servers[A].engine), 1, 7, i + 1, slice(&frames));
+        inject(c, A, &batch);
+        assert_int_equal(stats_of(c, A).malformed, i + 1);
+        assert_int_equal(stats_of(c, A).epoch_max, before);
+        free(event.data), free(frames.data), free(batch.data);
+    }
+    cluster_free(c);
+}
+
+/* Half of what can be counted is believed: all that is claimed from then on is above it, and can be
+ * read by everybody. */
+static void claims_go_on_above_the_highest_epoch_that_is_believed(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    bytes event = {0}, frames = {0}, batch = {0};
+    add_uint(&event, AFF_FRAME_EVENT);
+    add_uint(&event, 1);
+    add_uint(&event, (uint64_t)1 << 52);
+    add_text(&event, aff__str("doc"));
+    add_text(&event, aff__str("name"));
+    add_text(&frames, slice(&event));
+    make_batch(&batch, "00000000beef", aff_boot(c->servers[A].engine), 1, 7, 1, slice(&frames));
+    inject(c, A, &batch);
+    for (unsigned i = 1; i <= 3; i++) {
+        claim(c, A, i, "doc", AFF_USE_HOLD);
+        assert_int_equal(epoch_of(c, "doc"), ((uint64_t)1 << 52) + i);
+        claim(c, B, i, "doc", AFF_USE_HOLD);
+        unuse(c, A, "doc", AFF_USE_HOLD);
+    }
+    expect(c, A, "claim:1:ok claim:2:ok claim:3:ok");
+    expect(c, B, "claim:1:owned:A claim:2:owned:A claim:3:owned:A");
+    free(event.data), free(frames.data), free(batch.data);
+    cluster_free(c);
+}
+
+/* A frame about an address of the stranger's socket 1, as part of a batch. */
+static void add_about(bytes *frames, aff__frame_type type, uint64_t epoch, const char *token) {
+    bytes frame = {0};
+    add_uint(&frame, type);
+    add_uint(&frame, 1);
+    if (type == AFF_FRAME_OPEN) {
+        add_text(&frame, aff__str("GET /"));
+    } else {
+        add_uint(&frame, epoch);
+        make_auth(&frame, aff__str("doc"), AFF_HP_TOKEN, token);
+    }
+    add_text(frames, slice(&frame));
+    free(frame.data);
+}
+
+/* An origin that offers twice; the second time, the owner is not sure of its lease. */
+static void an_address_offered_again_while_it_is_claimed_anew_waits_for_the_answer(void **state) {
+    (void)state;
+    cluster *c = cluster_of(1);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    bytes frames = {0}, batch = {0};
+    add_about(&frames, AFF_FRAME_OPEN, 0, "");
+    add_about(&frames, AFF_FRAME_OFFER, epoch_of(c, "doc"), "first");
+    make_batch(&batch, "00000000beef", aff_boot(c->servers[A].engine), 1, 7, 1, slice(&frames));
+    inject(c, A, &batch);
+    expect(c, A, "claim:1:ok proxy:1:open: proxy:1:doc:token");
+    c->servers[A].mute = true;
+    confirm(c, A, 2, "doc");
+    frames.len = batch.len = 0;
+    add_about(&frames, AFF_FRAME_OFFER, epoch_of(c, "doc") + 5, "second");
+    add_about(&frames, AFF_FRAME_OFFER, epoch_of(c, "doc"), "third");
+    make_batch(&batch, "00000000beef", aff_boot(c->servers[A].engine), 1, 7, 2, slice(&frames));
+    inject(c, A, &batch);
+    expect(c, A, "");
+    c->servers[A].mute = false;
+    settle(c);
+    expect(c, A, "claim:2:ok proxy:1:doc:token proxy:1:doc:token");
+    free(frames.data), free(batch.data);
+    cluster_free(c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_epoch_beyond_what_can_be_counted_is_malformed),
+        cmocka_unit_test(an_address_offered_again_while_it_is_claimed_anew_waits_for_the_answer),
+        cmocka_unit_test(claims_go_on_above_the_highest_epoch_that_is_believed),
         cmocka_unit_test(batches_are_numbered_and_acknowledged),
         cmocka_unit_test(everything_of_one_loop_turn_is_one_batch),
         cmocka_unit_test(an_idle_link_costs_no_more_than_its_beat),

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# scripts/asan-node.sh <addon> <command...>: runs a command whose Node processes load that addon, which was built
+# with sanitizers, in place of the usual one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+addon=$(realpath "$1")
+shift
+# The sanitizers' library has to be the first one; Node itself was built without it.
+LD_PRELOAD="$("${CC:-gcc}" -print-file-name=libasan.so) $("${CC:-gcc}" -print-file-name=libubsan.so)"
+export LD_PRELOAD
+export AFF_TEST_ADDON=$addon
+export NODE_OPTIONS="--require=$PWD/test/support/sanitized-addon.cjs ${NODE_OPTIONS:-}"
+# Leaks are looked for by the C tests: a Node process ends without giving its own memory back, and most tests kill theirs.
+# A finding ends the process and stands in build/asan-node/report.<pid>, since tests read their servers' output.
+rm -f build/asan-node/report.*
+options=detect_leaks=0:log_path=$PWD/build/asan-node/report
+export ASAN_OPTIONS=$options UBSAN_OPTIONS=$options:print_stacktrace=1
+status=0
+"$@" || status=$?
+if compgen -G 'build/asan-node/report.*' >/dev/null; then
+    cat build/asan-node/report.*
+    status=1
+fi
+exit $status
