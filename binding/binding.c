@@ -426,6 +426,7 @@ typedef struct {
 
 static const constant constants[] = {
     {"SOCKET_OPEN", AFF_EV_SOCKET_OPEN},
+    {"SOCKET_ALIVE", AFF_EV_SOCKET_ALIVE},
     {"SOCKET_CLOSE", AFF_EV_SOCKET_CLOSE},
     {"ROUTE_END", AFF_EV_ROUTE_END},
     {"ROUTE_STATE", AFF_EV_ROUTE_STATE},

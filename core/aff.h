@@ -132,6 +132,7 @@ typedef enum {
     /* From the app: the origin's side. */
     AFF_EV_SOCKET_OPEN,  /* `socket`: a number never used before; `data`: its request */
     AFF_EV_SOCKET_FRAME, /* `socket`, `data` */
+    AFF_EV_SOCKET_ALIVE, /* `socket`: its client has sent something that the app kept to itself */
     AFF_EV_SOCKET_CLOSE, /* `socket` */
     AFF_EV_ROUTE_END,    /* `socket`, `name`: the local Hocuspocus ended this address */
     AFF_EV_ROUTE_STATE,  /* `socket`, `name`; `data`: u8 (1: authenticated, 2: read-only), the

@@ -298,6 +298,7 @@ static void dispatch(aff_engine *e, const aff_event *v) {
         case AFF_EV_MESSAGE: aff__link_receive(e, v->data); break;
         case AFF_EV_SOCKET_OPEN: aff__socket_open(e, v); break;
         case AFF_EV_SOCKET_FRAME: aff__socket_frame(e, v->socket, v->data); break;
+        case AFF_EV_SOCKET_ALIVE: aff__socket_alive(e, v->socket); break;
         case AFF_EV_SOCKET_CLOSE: aff__socket_closed(e, v->socket); break;
         case AFF_EV_ROUTE_END: aff__route_ended_here(e, v->socket, v->name); break;
         case AFF_EV_ROUTE_STATE: aff__route_recalled(e, v->socket, v->name, v->data); break;

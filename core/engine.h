@@ -409,6 +409,7 @@ int aff__frame_send(aff_engine *e, aff__peer *peer);
 /* origin.c */
 void aff__socket_open(aff_engine *e, const aff_event *event);
 void aff__socket_frame(aff_engine *e, uint32_t id, aff_slice frame);
+void aff__socket_alive(aff_engine *e, uint32_t id);
 void aff__socket_closed(aff_engine *e, uint32_t id);
 void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address);
 void aff__route_place(aff_engine *e, aff__route *route); /* the document's owner is known */

@@ -241,6 +241,11 @@ void aff__socket_open(aff_engine *e, const aff_event *event) {
     aff__map_put(&e->sockets, &socket->item);
 }
 
+void aff__socket_alive(aff_engine *e, uint32_t id) {
+    aff__socket *socket = find_socket(e, id);
+    if (socket) socket->active_at = e->now;
+}
+
 void aff__socket_closed(aff_engine *e, uint32_t id) {
     aff__socket *socket = find_socket(e, id);
     if (!socket) return;

@@ -94,7 +94,7 @@ export class Engine {
 
   constructor(
     private readonly options: Options,
-    aliveEvery: number,
+    readonly aliveEvery: number,
     private readonly events: EngineEvents,
   ) {
     this.#ready = new Promise((resolve, reject) => (this.#settleReady = { resolve, reject }))
@@ -187,6 +187,11 @@ export class Engine {
   /** False where the engine's queue is full. */
   frame(socket: number, data: Uint8Array): boolean {
     return native.frame(this.#handle, socket, data) === 0
+  }
+
+  /** The client has sent something that was served here; to be told once in `aliveEvery` ms. */
+  socketAlive(socket: number): void {
+    this.#post(k.SOCKET_ALIVE, { socket })
   }
 
   socketClosed(socket: number): void {

@@ -54,6 +54,7 @@ export interface NativeOptions {
 
 type ConstantName =
   | 'SOCKET_OPEN'
+  | 'SOCKET_ALIVE'
   | 'SOCKET_CLOSE'
   | 'ROUTE_END'
   | 'ROUTE_STATE'

@@ -39,6 +39,7 @@ export class ClientSocket {
   #connection: LazyConnection | undefined
   #closed = false
   #failed = false
+  #toldAt = 0
 
   constructor(
     readonly id: number,
@@ -60,6 +61,7 @@ export class ClientSocket {
           return
         }
         route.state!.sent(data)
+        this.#tellOwners()
         if (isClose(data)) route.held = []
         this.#connection!.handleMessage(data)
         return
@@ -67,6 +69,15 @@ export class ClientSocket {
       route.posted++
     }
     if (!this.engine.frame(this.id, data)) this.close(RESET.code, RESET.reason)
+  }
+
+  /** What is served here does not pass the engine; owners of other documents of this client must hear that it lives. */
+  #tellOwners(): void {
+    if (this.#routes.size === this.#hereCount) return
+    const now = Date.now()
+    if (now - this.#toldAt < this.engine.aliveEvery) return
+    this.#toldAt = now
+    this.engine.socketAlive(this.id)
   }
 
   #route(address: string): Route {

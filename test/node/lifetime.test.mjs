@@ -187,6 +187,33 @@ describe("Hocuspocus's time-out", () => {
     await synced(local)
   })
 
+  test('H15 traffic for a local document counts as life for the connection at a remote owner', async (t) => {
+    const cluster = await startCluster(2, { configuration: { timeout: 600 } })
+    t.after(() => cluster.stop())
+    const [owner, origin] = cluster.servers
+    // A direct connection keeps the document with its owner, and can't time out. It counts as a connection.
+    await owner.edit('remote', '', { keep: true })
+    const socket = openSocket({ url: origin.url })
+    const remote = await synced(connect({ socket, name: 'remote' }))
+    const local = await synced(connect({ socket, name: 'local' }))
+    t.after(() => [remote, local, socket].forEach((one) => one.destroy()))
+    assert.deepEqual(await cluster.holders('local'), [origin])
+    assert.deepEqual(await cluster.holders('remote'), [owner])
+    let typed = 0
+    await holds(
+      async () => {
+        if (typed++ % 10 === 0) type(local, '.')
+        return socket.closes.length === 0 && remote.closes.length === 0 && (await owner.connections('remote')) === 2
+      },
+      { during: 2500 },
+    )
+    // The same connection all the time, and not one that was made anew.
+    assert.equal((await owner.events('onAuthenticate', 'remote')).length, 1)
+    type(remote, 'x')
+    await synced(remote)
+    assert.equal(await owner.text('remote'), 'x')
+  })
+
   test('a client that is silent on a local document is closed, as without the extension', async (t) => {
     const cluster = await startCluster(1, { configuration: { timeout: 300 } })
     t.after(() => cluster.stop())
