@@ -184,6 +184,8 @@ static void claimed_by_clock(pair *p, aff_slice key, const aff_value *model, con
 static void claim_both(pair *p, const aff_slice *args) {
     uint64_t before = real_clock(p);
     entry *e = redis_get(p->model, args[0]);
+    /* I4 is for servers, which carry what they have seen; these arguments are drawn. */
+    for (entry *h = p->model->redis.history; h; h = h->next) h->expires_at = 0;
     bytes old = {0};
     if (e) set(&old, slice(&e->value));
     input *model = run_model(p, false, AFF_SCRIPT_CLAIM, 8, args);
@@ -257,9 +259,6 @@ static void put_odd_record(pair *p) {
     redis_set(p->model, key, record, 10000000);
     freeReplyObject(run_real(
         p, 5, (aff_slice[]){aff__str("SET"), key, record, aff__str("PX"), aff__str("10000000")}));
-    for (entry *e = p->model->redis.history; e; e = e->next) { /* nobody claimed that */
-        if (aff__equal(slice(&e->key), key)) e->expires_at = 0;
-    }
 }
 
 /* A key's time is over: the same for both. */
