@@ -158,7 +158,7 @@ static uint64_t real_clock(pair *p) {
     return us;
 }
 
-static const uint64_t model_clock_from = 1700000000000000, model_clock_to = 1700001000000000;
+static const uint64_t model_clock_from = 1700000000000000, model_clock_to = 1700009000000000;
 
 static bool is_of_models_clock(const aff_value *record) {
     uint64_t epoch = strtoull((const char *)record->string.data, NULL, 10);
