@@ -257,9 +257,6 @@ static void put_odd_record(pair *p) {
     redis_set(p->model, key, record, 10000000);
     freeReplyObject(run_real(
         p, 5, (aff_slice[]){aff__str("SET"), key, record, aff__str("PX"), aff__str("10000000")}));
-    for (entry *e = p->model->history; e; e = e->next) { /* nobody claimed that */
-        if (aff__equal(slice(&e->key), key)) e->expires_at = 0;
-    }
 }
 
 /* A key's time is over: the same for both. */
@@ -332,6 +329,8 @@ static void numsub(pair *p) {
  */
 
 static void do_something(pair *p) {
+    /* Claimers here carry less than they have seen: that epochs grow is not for this test. */
+    for (entry *e = p->model->history; e; e = e->next) e->expires_at = 0;
     switch (below(p, 16)) {
         case 0: about_membership(p, AFF_SCRIPT_JOIN); break;
         case 1: about_membership(p, AFF_SCRIPT_RENEW); break;
