@@ -98,6 +98,7 @@ describe('the owner is cut off from Redis, others are not', () => {
     await scene.warm()
     await s1.run(({ affinity, kept }) => void affinity.on('failed', ({ error }) => (kept.failed = error.code)))
     scene.relay.s1.blackhole()
+    await until(async () => !(await scene.redis.client.exists('rsaServer:s1')), { what: 'its membership has ended' })
     const twin = await within(scene.cluster.add('s1'), 'a second s1 starts, after lockTTL', 8000)
     scene.leaving.add('s1') // the load balancer knows the old one by this name
     scene.relay.s1.restore()
