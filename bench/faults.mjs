@@ -37,7 +37,7 @@ const scenarios = {
     what: 'kill -9 of the owner, its connections to Redis are gone: until edits flow again',
     goal: '≤ 1,000',
     async run(t) {
-      const scene = await startScene(t, { lockTTL })
+      const scene = await startScene(t, { every: 50, lockTTL })
       await scene.warm()
       const killed = now()
       await scene.server.s1.kill('SIGKILL')
@@ -51,7 +51,7 @@ const scenarios = {
     what: 'the machine of the owner vanishes, its connections stand half open: until edits flow again',
     goal: '≤ 10,500',
     async run(t) {
-      const scene = await startScene(t, { lockTTL, relays: true })
+      const scene = await startScene(t, { every: 50, lockTTL, relays: true })
       await scene.warm()
       scene.relay.s1.blackhole()
       const vanished = now()
@@ -65,7 +65,7 @@ const scenarios = {
     what: 'SIGTERM of the owner of 1 document: the longest pause of an edit',
     goal: '≤ 250',
     async run(t) {
-      const scene = await startScene(t, { lockTTL, each: { s1: { configuration: { ...FOREVER, stopOnSignals: true } } } })
+      const scene = await startScene(t, { every: 50, lockTTL, each: { s1: { configuration: { ...FOREVER, stopOnSignals: true } } } })
       await scene.warm()
       const started = now()
       scene.leaving.add('s1')
@@ -78,7 +78,7 @@ const scenarios = {
   },
 
   drain200: {
-    what: 'SIGTERM of the owner of 200 documents: the longest pause of an edit, p99 of the documents',
+    what: 'SIGTERM of the owner of 200 documents, each typed in 5 times a second: the longest pause of an edit, p99 of the documents',
     goal: '≤ 250',
     async run(t) {
       const cluster = await startCluster(0, { lockTTL })
@@ -102,9 +102,9 @@ const scenarios = {
         void from
       })
       let turn = 0
-      // Each document is typed in ten times a second, spread over the time.
+      // Each document is typed in five times a second, spread over the time.
       const typing = setInterval(() => {
-        for (let n = 0; n < 20; n++, turn++) {
+        for (let n = 0; n < 10; n++, turn++) {
           const document = turn % names.length
           made[document].push(now())
           type(pairs[document][0], 'x')
@@ -135,7 +135,7 @@ const scenarios = {
     what: "the owner's event loop blocked 15 s (stallLimit 20 s): until edits flow again after it",
     goal: 'one owner',
     async run(t) {
-      const scene = await startScene(t, { lockTTL })
+      const scene = await startScene(t, { every: 50, lockTTL })
       await scene.warm()
       const before = await scene.lease('doc-1')
       let awake = false
@@ -157,7 +157,7 @@ const scenarios = {
     what: "the owner's event loop blocked 20 s (stallLimit 3 s): until edits flow again",
     goal: '≤ 13,500, then one owner',
     async run(t) {
-      const scene = await startScene(t, { lockTTL, stallLimit: 3000 })
+      const scene = await startScene(t, { every: 50, lockTTL, stallLimit: 3000 })
       await scene.warm()
       const started = now()
       const blocked = scene.server.s1.block(seconds(20))
@@ -187,7 +187,7 @@ const scenarios = {
     goal: '≤ 2,000',
     budget: 900,
     async run(t) {
-      const scene = await startScene(t, { lockTTL })
+      const scene = await startScene(t, { every: 50, lockTTL })
       await scene.enter('ike', { at: 's1', documents: ['doc-1'] })
       await scene.warm()
       const gone = now()
@@ -208,7 +208,7 @@ const scenarios = {
     what: 'the owner cut off from Redis only, in silence: until edits flow again between others',
     goal: '≤ 10,500',
     async run(t) {
-      const scene = await startScene(t, { lockTTL, relays: true })
+      const scene = await startScene(t, { every: 50, lockTTL, relays: true })
       await scene.warm()
       scene.relay.s1.blackhole()
       const cut = now()
@@ -257,7 +257,7 @@ const scenarios = {
     goal: 'within its TTL (30 s)',
     async run(t) {
       const setup = () => ({ affinity: { customEvents: { whoAmI: async () => process.pid } } })
-      const scene = await startScene(t, { lockTTL, setup })
+      const scene = await startScene(t, { every: 50, lockTTL, setup })
       await scene.warm()
       await scene.server.s1.kill('SIGKILL')
       const started = now()
@@ -271,7 +271,7 @@ const scenarios = {
 
 /** Many restarts in one scene: 10 runs are 50 restarts. */
 async function redisScenario(t, away) {
-  const scene = await startScene(t, { lockTTL })
+  const scene = await startScene(t, { every: 50, lockTTL })
   const runs = []
   for (let n = 0; n < 5; n++) {
     await scene.warm(5)

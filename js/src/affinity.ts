@@ -18,7 +18,7 @@ import { Drain } from './drain.js'
 import { Engine, type EngineEvents, type News, type NewsKind, RemoteFailure } from './engine.js'
 import { AffinityError, report } from './errors.js'
 import { documentOf } from './frames.js'
-import { HandOvers, MERGE_EVENT } from './handover.js'
+import { HandOvers, MERGE_EVENT, OPEN_EVENT } from './handover.js'
 import type { ClientConnection, HandleConnection } from './hocuspocus.js'
 import { type Configuration, type CustomEvents, type Options, readOptions } from './options.js'
 import { PayloadCodec, packValue, unpackValue } from './payload.js'
@@ -513,6 +513,10 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
       const run = async () => {
         if (name === MERGE_EVENT) {
           await this.#handOvers.receive(documentName, packed.slice())
+          return new Uint8Array()
+        }
+        if (name === OPEN_EVENT) {
+          await this.#handOvers.opened(documentName)
           return new Uint8Array()
         }
         const event = this.#payloads.unpack(packed)

@@ -6,7 +6,10 @@ import type { HandOvers } from './handover.js'
 import { StoreTurns } from './turns.js'
 import { within } from './within.js'
 
-const AT_ONCE = 8
+/** What the move of one document takes, with its clients; half of the time is to suffice for all. */
+const EACH_MS = 30
+const AT_ONCE_MIN = 2
+const AT_ONCE_MAX = 32
 const LOOK_AGAIN_MS = 20
 /** What freeing the remaining leases may take when the time is over. */
 const LAST_LEAVE_MS = 500
@@ -17,6 +20,7 @@ const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 export class Drain {
   readonly turns = new StoreTurns()
   readonly #until: number
+  readonly #atOnce: number
   #taken = new Set<Document>()
 
   /** @param evict ends the instance of a document that is owned here no more; with what was not stored handed over */
@@ -29,12 +33,14 @@ export class Drain {
     timeout: number,
   ) {
     this.#until = Date.now() + timeout
+    const needed = Math.ceil((instance.documents.size * EACH_MS) / (timeout / 2))
+    this.#atOnce = Math.min(AT_ONCE_MAX, Math.max(AT_ONCE_MIN, needed))
   }
 
   async run(): Promise<void> {
     await within(this.#left(), this.engine.ready().catch(() => {}))
     this.engine.drain()
-    await within(this.#left(), Promise.all(Array.from({ length: AT_ONCE }, () => this.#work())))
+    await within(this.#left(), Promise.all(Array.from({ length: this.#atOnce }, () => this.#work())))
     await this.#leaveTheRest()
   }
 
@@ -71,7 +77,10 @@ export class Drain {
     this.turns.end(document)
     await this.#free(document)
     if (this.instance.documents.get(name) !== document) return
+    const hasClients = document.getConnectionsCount() > document.directConnectionsCount
     this.evict(name, this.documents.isUnstored(document) || document.directConnectionsCount > 0)
+    // Others take over no more at once than they can: a document pauses while it queues there.
+    if (hasClients) await within(this.#left(), this.handOvers.taken(name))
   }
 
   /** Not while Redis is asked about the lease, or away. */

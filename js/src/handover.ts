@@ -7,12 +7,15 @@ import { AffinityError } from './errors.js'
 /** The internal event by which the state of a document goes to its new owner. No custom event has such a name. */
 export const MERGE_EVENT = '\0merge'
 
+/** The internal event by which a former owner learns that the document is open at its new owner. */
+export const OPEN_EVENT = '\0open'
+
 /** What one message between servers can hold. */
 const MAX_STATE = 64 * 1024 * 1024
 
 /** How long a document that was given up waits for its next owner. */
 const NEW_OWNER_WITHIN_MS = 1000
-const LOOK_AGAIN_MS = 50
+const LOOK_AGAIN_MS = 20
 
 /** How long updates of a lost document are gathered; after failures twice as long each time. */
 const GATHER_MS = 100
@@ -138,6 +141,23 @@ export class HandOvers {
     } finally {
       this.engine.unuse(name, 'event')
     }
+  }
+
+  /** Resolves when the next owner has the document open, or nobody has wanted it for a while. */
+  async taken(name: string): Promise<void> {
+    const deadline = Date.now() + NEW_OWNER_WITHIN_MS
+    while (Date.now() < deadline) {
+      const outcome = await this.engine.emit(OPEN_EVENT, name, new Uint8Array(), true, true)
+      if (!outcome.here && outcome.open) return
+      if (outcome.here) this.engine.unuse(name, 'event')
+      await pause(LOOK_AGAIN_MS)
+    }
+  }
+
+  /** At the owner: resolves when the document is open here, or after a while. */
+  async opened(name: string): Promise<void> {
+    const deadline = Date.now() + NEW_OWNER_WITHIN_MS
+    while (!this.#instance!.documents.has(name) && Date.now() < deadline) await pause(LOOK_AGAIN_MS)
   }
 
   /** At the owner: merges what a former one has sent, and stores. Fails if it is not stored: the sender keeps it. */
