@@ -12,6 +12,7 @@ import { promisify } from 'node:util'
 import { startRedis } from '../test/support/redis.mjs'
 import { Cluster, startProcess } from './speed/cluster.mjs'
 import { median, number, spread, table } from './speed/figures.mjs'
+import { PERF_FLAG, hasPerf, startPerf } from './speed/perf.mjs'
 import { plotSvg } from './speed/plot.mjs'
 import * as runs from './speed/runs.mjs'
 
@@ -43,6 +44,8 @@ const SIZES = isSmoke
     }
 
 const NAMES = { mirror: 'ws alone', bare: 'bare', redis: 'extension-redis', plain: 'plain', ours: 'ours' }
+
+const COLOURS = { bare: '#1f77b4', plain: '#d62728', ours: '#2ca02c' }
 
 function isInstalled(name) {
   try {
@@ -161,7 +164,7 @@ const scenarios = {
   async fanout() {
     const { clients } = SIZES.fanOut
     const others = async (variant, more) => runs.fanOut(await clusterOf(variant, 3), load, { ...SIZES.fanOut, ...more })
-    const one = await rounds('fan-out', all, (variant) => others(variant, {}))
+    const one = await rounds('fan-out', all, async (variant) => runs.fanOut(await clusterOf(variant), load, SIZES.fanOut))
     // More of the same: the slowest variant is left out.
     const few = cluster.filter((variant) => variant !== 'redis')
     const two = await rounds('fan-out, two servers', few, (variant) => others(variant, { others: 2 }))
@@ -184,49 +187,19 @@ const scenarios = {
     goal(`fan-out to ${clients}: CPU of all, ours / bare`, '<= 1.1', ratio(of(one.ours, 'all'), of(one.bare, 'all')), 1.1)
   },
 
-  async idle() {
-    const { documents } = SIZES.idle
-    const variants = isSmoke ? ['ours'] : ['plain', 'ours']
-    const f = await rounds('idle documents', variants, async (variant) => {
-      // Alone: whatever else is a member of something asks Redis for it.
-      await stopClusters()
-      return runs.idleDocuments(await clusterOf(variant), SIZES.idle)
-    }, { warm: 0 })
-    await stopClusters()
-    print(`### Idle documents\n\n${number(documents)} documents owned by one server of two, nobody at work:`)
-    printRows(['commands/s at Redis', 'owner, % CPU', 'Redis, % CPU'], f, ['commands', 'owner', 'redis'])
-    goal(`${number(documents)} documents owned, idle: commands/s at Redis`, '<= 1', of(f.ours, 'commands'), 1)
-    goal('CPU of their owner, %', '<= 0.5', of(f.ours, 'owner'), 0.5)
-  },
-
-  /** In fresh processes: garbage and grown tables of other runs would hide what a socket takes. */
-  async memory() {
-    const variants = isSmoke ? ['mirror', 'bare', 'ours'] : ['mirror', 'bare', 'plain', 'ours']
-    await stopClusters()
-    const f = await rounds(
-      'memory',
-      variants,
-      async (variant) => {
-        const fresh = await clusterOf(variant)
-        const figures = await runs.idleSockets(fresh, load, SIZES.sockets)
-        await stopClusters()
-        return Object.fromEntries(Object.entries(figures).flatMap(([where, { heap, rss }]) => [[`${where}Heap`, heap], [`${where}Rss`, rss]]))
-      },
-      { warm: 0 },
-    )
-    print(`### Memory of idle sockets\n\n${number(SIZES.sockets.sockets)} sockets with a document each, idle; bytes for each socket, in V8's heap and its external memory after collections, and of the resident set. (ws alone and bare: one process is both.)`)
-    printRows(['origin, heap', 'origin, resident', 'owner, heap', 'owner, resident'], f, ['originHeap', 'originRss', 'ownerHeap', 'ownerRss'])
-    const engine = await runCore([])
-    print(`The engine's own memory, counted by its allocator (\`make bench-core\`): origin ${number(engine.memory.origin)}, owner ${number(engine.memory.owner)} bytes for each socket.\n`)
-    const origin = minus(of(f.ours, 'originHeap'), of(f.mirror, 'originHeap')).map((bytes) => bytes + engine.memory.origin)
-    const served = minus(of(f.bare, 'ownerHeap'), of(f.mirror, 'ownerHeap'))
-    const owner = minus(of(f.ours, 'ownerHeap'), served).map((bytes) => bytes + engine.memory.owner)
-    goal('memory of an idle proxied socket at the origin: heap beyond ws alone, and engine; bytes', '<= 1,024', origin, 1024)
-    goal('at the owner: heap beyond what bare has beyond ws alone, and engine; bytes', '<= 2,048', owner, 2048)
-  },
-
   async profile() {
-    const f = await rounds('profile', ['ours'], async (variant) => runs.pipelined(await clusterOf(variant), load, { ...SIZES.pipelined, profile: true }))
+    const perf = !isSmoke && hasPerf()
+    const byV8 = async (server) => {
+      await server.call('profileStart')
+      return () => server.call('profileStop')
+    }
+    const profile = perf ? ({ pid }) => startPerf(pid) : byV8
+    if (perf) await stopClusters() // those have no names for perf
+    const f = await rounds('profile', ['ours'], async (variant) => {
+      if (!clusters.has(variant)) clusters.set(variant, new Cluster(variant, redis, perf ? [PERF_FLAG] : []))
+      return runs.pipelined(await clusterOf(variant), load, { ...SIZES.pipelined, profile })
+    })
+    if (perf) await stopClusters()
     const rows = f.ours.map(({ profiles: [owner, origin], updates, frames }) => ({
       originIn: (origin.ours - origin.originOut) / updates,
       originOut: origin.originOut / frames,
@@ -235,7 +208,7 @@ const scenarios = {
       originAll: origin.ours / updates,
       ownerAll: owner.ours / updates,
     }))
-    print('### Our code on the JavaScript thread\n\nSelf time of the functions of js/dist and of the addon, by a CPU profile of the pipelined run; us for one message in each direction. (What Node itself does to call back from the I/O thread is not in it.)')
+    print('### Our code on the JavaScript thread\n\nTime in functions of js/dist and of the addon, and in what they call (system calls too, but not ws or Hocuspocus), in the pipelined run; us for one message in each direction. ' + (perf ? 'By perf: CPU time.' : 'By V8, which samples by the clock: a thread that has to wait for a core, as after waking another, shows as busy, so this is too much. With perf installed it is CPU time.') + ' What Node itself does to call back from the I/O thread is not in it.')
     printRows(
       ['origin, from a client', 'origin, to a client', 'owner, from a client', 'owner, to a client', 'origin, all for one update', 'owner, all for one update'],
       { ours: rows },
@@ -246,8 +219,8 @@ const scenarios = {
     }
     const last = f.ours.at(-1)
     for (const [where, profile] of [['origin', last.profiles[1]], ['owner', last.profiles[0]]]) {
-      const top = profile.functions.slice(0, 30).map(({ name, self, ours }) => [number(self / last.updates), ours ? 'yes' : '', `\`${name}\``])
-      print(`Functions of the ${where} by self time in the last round, us for one update (of ${number(profile.busy / last.updates)}):\n\n${table(['self', 'ours', 'function'], top)}\n`)
+      const top = profile.functions.slice(0, 30).map(({ name, self, kernel, ours }) => [number(self / last.updates), number(kernel / last.updates), ours ? 'yes' : '', `\`${name}\``])
+      print(`The ${where}'s JavaScript thread by function (with the native code that each calls) in the last round, us for one update (of ${number(profile.busy / last.updates)}):\n\n${table(['self', 'in the kernel', 'ours', 'function'], top)}\n`)
     }
   },
 
@@ -270,9 +243,9 @@ const scenarios = {
     const variants = isSmoke ? ['ours'] : ['bare', 'plain', 'ours']
     const plot = async (file, title, x, values, run, options = {}) => {
       const chosen = options.variants ?? variants
-      const series = chosen.map((variant) => ({ name: NAMES[variant], points: [] }))
+      const series = chosen.map((variant) => ({ name: NAMES[variant], colour: COLOURS[variant], points: [] }))
       for (const value of values) {
-        const f = await rounds(`${file} ${value}`, chosen, (variant) => run(variant, value), { count: Math.min(ROUNDS, 3), warm: value === values[0] ? 1 : 0 })
+        const f = await rounds(`${file} ${value}`, chosen, (variant) => run(variant, value), { count: Math.min(ROUNDS, 3), warm: options.warm || value === values[0] ? 1 : 0 })
         chosen.forEach((variant, n) => series[n].points.push({ x: value, values: f[variant].map(perMessage) }))
       }
       writeFileSync(path.join(OUT, `${file}.svg`), plotSvg({ title, x, y: 'us CPU for a message', logarithmic: options.logarithmic, series }))
@@ -303,8 +276,49 @@ const scenarios = {
       'servers',
       servers,
       async (variant, count) => runs.pipelined(await clusterOf(variant, count), load, { ...spreadOver(isSmoke ? 4 : 60), others: count - 1 }),
-      { variants: variants.filter((variant) => variant !== 'bare') },
+      { variants: variants.filter((variant) => variant !== 'bare'), warm: true }, // a server more is a cold one
     )
+  },
+
+  async idle() {
+    const { documents } = SIZES.idle
+    const variants = isSmoke ? ['ours'] : ['plain', 'ours']
+    const f = await rounds('idle documents', variants, async (variant) => {
+      // Alone: whatever else is a member of something asks Redis for it.
+      await stopClusters()
+      return runs.idleDocuments(await clusterOf(variant, 1), SIZES.idle)
+    }, { warm: 0 })
+    await stopClusters()
+    print(`### Idle documents\n\n${number(documents)} documents owned by the only server, nobody at work:`)
+    printRows(['commands/s sent to Redis', 'with those that scripts call', 'owner, % CPU', 'Redis, % CPU'], f, ['sent', 'commands', 'owner', 'redis'])
+    goal(`${number(documents)} documents owned, idle: commands/s sent to Redis`, '<= 1', of(f.ours, 'sent'), 1)
+    goal('CPU of their owner, %', '<= 0.5', of(f.ours, 'owner'), 0.5)
+  },
+
+  /** In fresh processes: garbage and grown tables of other runs would hide what a socket takes. */
+  async memory() {
+    const variants = isSmoke ? ['mirror', 'bare', 'ours'] : ['mirror', 'bare', 'plain', 'ours']
+    await stopClusters()
+    const f = await rounds(
+      'memory',
+      variants,
+      async (variant) => {
+        const fresh = await clusterOf(variant)
+        const figures = await runs.idleSockets(fresh, load, SIZES.sockets)
+        await stopClusters()
+        return Object.fromEntries(Object.entries(figures).flatMap(([where, { heap, rss }]) => [[`${where}Heap`, heap], [`${where}Rss`, rss]]))
+      },
+      { warm: 0 },
+    )
+    print(`### Memory of idle sockets\n\n${number(SIZES.sockets.sockets)} sockets with a document each, idle; bytes for each socket, in V8's heap and its external memory after collections, and of the resident set. (ws alone and bare: one process is both.)`)
+    printRows(['origin, heap', 'origin, resident', 'owner, heap', 'owner, resident'], f, ['originHeap', 'originRss', 'ownerHeap', 'ownerRss'])
+    const engine = await runCore([])
+    print(`The engine's own memory, counted by its allocator (\`make bench-core\`): origin ${number(engine.memory.origin)}, owner ${number(engine.memory.owner)} bytes for each socket.\n`)
+    const origin = minus(of(f.ours, 'originHeap'), of(f.mirror, 'originHeap')).map((bytes) => bytes + engine.memory.origin)
+    const served = minus(of(f.bare, 'ownerHeap'), of(f.mirror, 'ownerHeap'))
+    const owner = minus(of(f.ours, 'ownerHeap'), served).map((bytes) => bytes + engine.memory.owner)
+    goal('memory of an idle proxied socket at the origin: heap beyond ws alone, and engine; bytes', '<= 1,024', origin, 1024)
+    goal('at the owner: heap beyond what bare has beyond ws alone, and engine; bytes', '<= 2,048', owner, 2048)
   },
 }
 
@@ -320,7 +334,7 @@ async function machine() {
   const version = (await redis.client.info('server')).match(/^redis_version:(\S+)/m)[1]
   const [{ model }] = os.cpus()
   const hocuspocus = JSON.parse(readFileSync(path.join(root, 'node_modules/@hocuspocus/server/package.json'), 'utf8')).version
-  return `${os.cpus().length} cores (${model.trim()}), Linux ${os.release().match(/^\d+\.\d+/)[0]}, Node ${process.versions.node}, Redis ${version}, Hocuspocus ${hocuspocus}; ${ROUNDS} rounds`
+  return `${os.cpus().length} cores (${model.trim()}), Linux ${os.release().match(/^\d+\.\d+/)[0]}, Node ${process.versions.node}, Redis ${version}, Hocuspocus ${hocuspocus}; ${ROUNDS} rounds, load average ${os.loadavg()[0].toFixed(1)} at the start`
 }
 
 const asked = (process.env.ONLY ?? '').split(/[\s,]+/).filter(Boolean)

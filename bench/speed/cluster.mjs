@@ -2,6 +2,7 @@
 import { fork } from 'node:child_process'
 import { readFileSync, readdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { PERF_FLAG, removeMap } from './perf.mjs'
 
 /** A forked program of this folder: `await process.call('command', ...args)`. */
 export function startProcess(program, execArgv = []) {
@@ -69,9 +70,13 @@ export function cpuOf(pid, thread) {
 export async function redisCounters(redis) {
   const [stats, commands] = [await redis.client.info('stats'), await redis.client.info('commandstats')]
   const field = (name) => Number(stats.match(new RegExp(`^${name}:(\\d+)`, 'm'))[1])
+  const calls = (name) => Number(commands.match(new RegExp(`^cmdstat_${name}:calls=(\\d+)`, 'm'))?.[1] ?? 0)
   return {
     commands: field('total_commands_processed'),
-    publishes: Number(commands.match(/^cmdstat_publish:calls=(\d+)/m)?.[1] ?? 0),
+    // Redis counts what a script calls, too: for an engine that is idle, these come from scripts alone.
+    scripts: calls('eval'),
+    scripted: ['get', 'set', 'del', 'pexpire', 'time'].reduce((sum, name) => sum + calls(name), 0),
+    publishes: calls('publish'),
     bytes: field('total_net_input_bytes') + field('total_net_output_bytes'),
   }
 }
@@ -84,19 +89,20 @@ export class Cluster {
   /** @type {{ pid: number, url: string, ioThread?: number, call: (command: string, ...args: any[]) => Promise<any>, stop: () => Promise<void> }[]} */
   servers = []
 
-  constructor(variant, redis, name = variant) {
+  /** @param {string[]} [execArgv] more options of Node for the servers */
+  constructor(variant, redis, execArgv = []) {
     this.variant = variant
     this.redis = redis
-    this.name = name
+    this.execArgv = execArgv
     this.isAlone = variant === 'mirror' || variant === 'bare'
   }
 
   async start(count) {
     while (this.servers.length < (this.isAlone ? 1 : count)) {
-      const server = startProcess('./server.mjs')
+      const server = startProcess('./server.mjs', this.execArgv)
       this.servers.push(server)
       const serverId = `s${this.servers.length}`
-      const { port, ioThread } = await server.call('start', { variant: this.variant, serverId, name: this.name, redis: this.redis.options })
+      const { port, ioThread } = await server.call('start', { variant: this.variant, serverId, name: this.variant, redis: this.redis.options })
       Object.assign(server, { url: `ws://127.0.0.1:${port}`, ioThread })
     }
     return this
@@ -126,6 +132,7 @@ export class Cluster {
 
   async stop() {
     await Promise.all(this.servers.map((server) => server.stop()))
+    if (this.execArgv.includes(PERF_FLAG)) for (const { pid } of this.servers) removeMap(pid)
   }
 }
 
@@ -151,6 +158,8 @@ export async function cost(cluster, load, work) {
     load: after.load - before.load,
     publishes: redisAfter.publishes - redisBefore.publishes,
     commands: redisAfter.commands - redisBefore.commands - own('commands'),
+    scripts: redisAfter.scripts - redisBefore.scripts,
+    scripted: redisAfter.scripted - redisBefore.scripted,
     bytes: redisAfter.bytes - redisBefore.bytes - own('bytes'),
   }
 }

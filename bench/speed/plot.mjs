@@ -7,7 +7,6 @@ const LEFT = 64
 const RIGHT = 130
 const TOP = 44
 const BOTTOM = 52
-const COLOURS = ['#1f77b4', '#d62728', '#2ca02c', '#9467bd', '#8c564b']
 
 const escape = (text) => text.replace(/[&<>]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[c])
 
@@ -18,7 +17,7 @@ function stepFor(top) {
 }
 
 /**
- * @param {{ title: string, x: string, y: string, logarithmic?: boolean, series: { name: string, points: { x: number, values: number[] }[] }[] }} plot
+ * @param {{ title: string, x: string, y: string, logarithmic?: boolean, series: { name: string, colour: string, points: { x: number, values: number[] }[] }[] }} plot
  *   `values`: of the rounds
  * @returns {string} SVG
  */
@@ -46,7 +45,7 @@ export function plotSvg({ title, x, y, logarithmic = false, series }) {
   // The names stand at the ends of their lines, kept apart.
   let lastLabel = -Infinity
   const ordered = series
-    .map((one, n) => ({ ...one, colour: COLOURS[n % COLOURS.length], end: atY(median(one.points.at(-1).values)) }))
+    .map((one) => ({ ...one, end: atY(median(one.points.at(-1).values)) }))
     .sort((a, b) => a.end - b.end)
   for (const { name, points: own, colour, end } of ordered) {
     const path = own.map(({ x: at, values }) => `${atX(at).toFixed(1)},${atY(median(values)).toFixed(1)}`).join(' ')

@@ -1,14 +1,16 @@
 // What a CPU profile of V8 says about our own code.
 
-/** Is this frame ours: the facade, or a function of the addon (which has no URL, and is called by the facade)? */
-function isOurs(node, parent) {
-  const { url, functionName } = node.callFrame
+/**
+ * Is this frame ours: the facade, or what it calls that has no URL (the addon, a built-in)? By name the addon's functions
+ * can't be told apart: to V8 all of Node-API is one function, under whichever name it has heard last.
+ */
+function isOurs({ callFrame: { url, functionName } }, parent) {
   if (url.includes('/js/dist/')) return true
-  return url === '' && /^(frame|send|post|validUntil|now|alive|slice)$/.test(functionName) && parent !== undefined && parent.callFrame.url.includes('/js/dist/')
+  return url === '' && !functionName.startsWith('(garbage') && functionName !== '(program)' && parent !== undefined && parent.callFrame.url.includes('/js/dist/')
 }
 
 /** By which of our functions a sample is known to be about a message on its way from a document's owner to clients. */
-const OUTWARD = { origin: /^(#?onBlock)$/, owner: /^(proxySend|#?flushSends)$/ }
+const OUTWARD = { origin: /^#?(onBlock|onRecord)$/, owner: /^(proxySend|#?flushSends)$/ }
 
 /**
  * Self time by function, in microseconds.
@@ -46,7 +48,8 @@ export function ownTime(profile) {
       if (isOutward(node, OUTWARD.owner)) sums.ownerOut += time
     }
     const place = url.replace(/^file:\/\//, '').replace(/^.*\/node_modules\//, '').replace(/^.*\/(js\/dist|bench)\//, '$1/')
-    const name = place ? `${functionName || '(anonymous)'} ${place}:${lineNumber + 1}` : functionName || '(anonymous)'
+    const addon = ours && place === '' ? ' (called by js/dist)' : ''
+    const name = place ? `${functionName || '(anonymous)'} ${place}:${lineNumber + 1}` : `${functionName || '(anonymous)'}${addon}`
     const known = functions.get(name) ?? { name, self: 0, ours }
     known.self += time
     functions.set(name, known)

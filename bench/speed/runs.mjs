@@ -52,18 +52,20 @@ function perUpdate({ result, servers, redis, load, publishes, bytes }, updates) 
   }
 }
 
-/** Many documents at once, two clients each, both at a server that does not own it, a window of updates under way. */
-export function pipelined(cluster, load, { documents, edits, window, others = 1, profile = false }) {
+/**
+ * Many documents at once, two clients each, both at a server that does not own it, a window of updates under way.
+ * `profile(server)` starts a profile, and resolves with a function that ends it and gives what it says.
+ */
+export function pipelined(cluster, load, { documents, edits, window, others = 1, profile }) {
   const urls = (n) => Array(2).fill(cluster.other(n % others).url)
   return withDocuments(cluster, load, { count: documents, urls, writers: [0, 1], edits: Math.ceil(edits / 2) }, async () => {
     const spent = await cost(cluster, load, async () => {
-      if (profile) for (const server of cluster.servers) await server.call('profileStart')
+      const stops = profile ? await Promise.all(cluster.servers.map(profile)) : []
       const result = await load.call('pipelined', { window })
       await pass(AFTERMATH_MS)
-      return result
+      return { ...result, profiles: await Promise.all(stops.map((stop) => stop())) }
     })
     const figures = perUpdate(spent, spent.result.updates)
-    if (profile) figures.profiles = await Promise.all(cluster.servers.map((server) => server.call('profileStop')))
     return { ...figures, rate: spent.result.updates / spent.result.seconds }
   })
 }
@@ -109,6 +111,7 @@ export async function idleDocuments(cluster, { documents, seconds }) {
   const passed = (performance.now() - started) / 1000
   await cluster.owner.call('unlock')
   return {
+    sent: (spent.commands - (spent.scripts > 0 ? spent.scripted : 0)) / passed,
     commands: spent.commands / passed,
     owner: (spent.servers[0].cpu / 1e6 / passed) * 100,
     redis: (spent.redis / 1e6 / passed) * 100,

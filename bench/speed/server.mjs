@@ -181,13 +181,11 @@ const commands = {
     await session.post('Profiler.start')
   },
 
-  async profileStop({ whole } = {}) {
+  async profileStop() {
     const { profile } = await session.post('Profiler.stop')
     session.disconnect()
-    return whole ? profile : ownTime(profile)
+    return ownTime(profile)
   },
-
-  stats: () => affinity?.stats?.(),
 }
 
 process.on('message', async ({ id, command, args }) => {
