@@ -72,7 +72,8 @@ const scenarios = {
       await within(scene.server.s1.kill('SIGTERM'), 's1 ends', 30_000)
       const left = now() - started
       await scene.flows(now(), { timeout: 40_000 })
-      const ms = scene.pause(started, { till: now() - 100 })
+      await pass(500)
+      const ms = scene.pause(started, { till: now() - 250 })
       return { ms, 'until the process ended': left, ...(await ending(scene)), 'stores by the leaver': storesOf(scene, 's1', 'doc-1').length }
     },
   },

@@ -38,7 +38,7 @@ describe('the owner is killed', () => {
     await scene.check({ mayClose: ['home', 'ann'] })
   })
 
-  test('without evidence (the machine vanished, its connections stand half open): within lockTTL and half a second', async (t) => {
+  test('without evidence (the machine vanished, its connections stand half open): when its membership has ended', async (t) => {
     const lockTTL = 1500
     const scene = await startScene(t, { lockTTL, relays: true })
     await scene.warm()
