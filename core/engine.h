@@ -273,7 +273,7 @@ struct aff__served {
  * A server that lost Redis is back after this at the latest: the longest back-off of a
  * reconnection, and some. Until then the absence of its key or its subscription says nothing.
  */
-enum { AFF_BACKOFF_MS = 500, AFF_GRACE_MS = AFF_BACKOFF_MS + 200 };
+enum { AFF_BACKOFF_MS = 250, AFF_GRACE_MS = AFF_BACKOFF_MS + 200 };
 
 /*
  * A membership that is missing may be about to be renewed: after Redis has stood still for longer

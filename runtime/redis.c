@@ -249,7 +249,7 @@ static uint64_t next_random(aff_redis *r) {
 /* Full jitter: servers that lost the same Redis must not all come back in the same instant. */
 static uint32_t back_off(aff_redis *r) {
     uint32_t cap = AFF_REDIS_BACKOFF_MAX_MS;
-    if (r->failures < 6 && (uint32_t)BACKOFF_MIN_MS << r->failures < cap)
+    if (r->failures < 5 && (uint32_t)BACKOFF_MIN_MS << r->failures < cap)
         cap = (uint32_t)BACKOFF_MIN_MS << r->failures;
     r->failures++;
     uint32_t delay_ms = (uint32_t)(next_random(r) % (cap + 1));

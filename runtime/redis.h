@@ -27,7 +27,7 @@
 
 /* Longest pause between two attempts to connect. Peers reckon with it (see DESIGN.md, Ownership).
  */
-#define AFF_REDIS_BACKOFF_MAX_MS 500
+#define AFF_REDIS_BACKOFF_MAX_MS 250
 
 /* Most commands that may wait for their answers. */
 #define AFF_REDIS_IN_FLIGHT_MAX (1u << 20)

@@ -273,7 +273,7 @@ static bool reaches_redis(const server *s) {
 }
 
 static uint64_t back_off(sim *w) {
-    return w->now + (10 + below(w, 490)) * (uint64_t)MS;
+    return w->now + (10 + below(w, AFF_BACKOFF_MS - 10)) * (uint64_t)MS;
 }
 
 static void subscribed(sim *w, void *arg, uint64_t generation) {

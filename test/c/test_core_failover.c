@@ -615,7 +615,7 @@ static void h14_a_server_that_is_away_for_less_than_the_grace_keeps_its_document
     uint64_t epoch = epoch_of(c, "doc");
     c->servers[A].unheard = true;
     type(c, 1, "doc", 2);
-    advance(c, 600);
+    advance(c, AFF_GRACE_MS - 100);
     c->servers[A].unheard = false;
     post(&c->servers[A],
          &(aff_event){.type = AFF_EV_SUBSCRIBED, .name = slice(&c->servers[A].channel)});
