@@ -423,8 +423,8 @@ static void check_peers(const aff_engine *e) {
 void aff_check(const aff_engine *e) {
     if (e->failed) return; /* only aff_free() is left */
     const aff__map *maps[] = {
-        &e->docs,   &e->peers, &e->sockets, &e->routes, &e->proxies, &e->proxies_by_origin,
-        &e->served, &e->asks,  &e->events,  &e->running};
+        &e->docs,   &e->peers, &e->sockets, &e->routes,  &e->proxies,     &e->proxies_by_origin,
+        &e->served, &e->asks,  &e->events,  &e->running, &e->former_peers};
     for (size_t i = 0; i < sizeof(maps) / sizeof(*maps); i++) check_map(maps[i]);
     check_member(e);
     check_docs(e);

@@ -317,7 +317,8 @@ struct aff_engine {
     uint32_t next_proxy, next_peer;
     aff__member member;
     aff__map docs, peers, sockets, routes, proxies, proxies_by_origin, served, asks, events,
-        running;
+        running, former_peers;
+    aff__list formers;      /* of former_peers, the oldest first */
     aff__list dirty;        /* aff__peer with something to flush */
     aff__list claims;       /* aff__waiter that are claims, by deadline */
     aff__list event_times;  /* aff__waiter that are events, by deadline */
