@@ -378,6 +378,7 @@ bool aff__doc_settle(aff_engine *e, aff__doc *doc);
 void aff__doc_doubt(aff_engine *e, aff_slice name, aff__peer *peer);
 /* We are named as the owner under an epoch that we do not own. */
 void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch);
+void aff__doc_raised(aff_engine *e, aff__doc *doc, uint64_t epoch);
 void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer);
 void aff__doc_wait(aff_engine *e, aff__doc *doc, aff__waiter *waiter);
 void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);
