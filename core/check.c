@@ -271,7 +271,7 @@ static void check_visit(const aff_engine *e, const aff__socket *socket, const af
         same += AFF_OF(i, const aff__visit, by_socket)->peer == visit->peer;
     }
     /* I17: a socket visits a peer at most once, and as long as it has routes there. */
-    AFF_ASSERT(visit->socket == socket && same == 1);
+    AFF_ASSERT(visit->socket == socket && same == 1 && is_mapped(&e->visits, &visit->item));
     AFF_ASSERT(visit->route_count == routes && routes > 0);
     AFF_ASSERT(is_peer(e, visit->peer));
     AFF_ASSERT(is_linked(&visit->peer->visits, &visit->by_peer));
@@ -417,14 +417,14 @@ static void check_peers(const aff_engine *e) {
     for (aff__item *i = NULL; (i = aff__map_next(&e->sockets, i));) {
         expected += COUNT(AFF_OF(i, const aff__socket, item)->visits);
     }
-    AFF_ASSERT(visits == expected); /* I17 */
+    AFF_ASSERT(visits == expected && visits == e->visits.count); /* I17 */
 }
 
 void aff_check(const aff_engine *e) {
     if (e->failed) return; /* only aff_free() is left */
     const aff__map *maps[] = {
-        &e->docs,   &e->peers, &e->sockets, &e->routes, &e->proxies, &e->proxies_by_origin,
-        &e->served, &e->asks,  &e->events,  &e->running};
+        &e->docs,   &e->peers, &e->sockets, &e->routes,  &e->proxies,      &e->proxies_by_origin,
+        &e->served, &e->asks,  &e->events,  &e->running, &e->former_peers, &e->visits};
     for (size_t i = 0; i < sizeof(maps) / sizeof(*maps); i++) check_map(maps[i]);
     check_member(e);
     check_docs(e);

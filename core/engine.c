@@ -68,10 +68,11 @@ static void init(aff_engine *e, const aff_config *config) {
     e->resume_at = UINT64_MAX;
     uint64_t seed = aff__random(e);
     aff__map *maps[] = {
-        &e->docs,   &e->peers, &e->sockets, &e->routes, &e->proxies, &e->proxies_by_origin,
-        &e->served, &e->asks,  &e->events,  &e->running};
+        &e->docs,   &e->peers, &e->sockets, &e->routes,  &e->proxies,      &e->proxies_by_origin,
+        &e->served, &e->asks,  &e->events,  &e->running, &e->former_peers, &e->visits};
     for (size_t i = 0; i < sizeof(maps) / sizeof(*maps); i++) aff__map_init(maps[i], heap, seed);
-    aff__list *lists[] = {&e->dirty, &e->claims, &e->event_times, &e->shims, &e->actions};
+    aff__list *lists[] = {&e->formers,     &e->dirty, &e->claims,
+                          &e->event_times, &e->shims, &e->actions};
     for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++) aff__list_init(lists[i]);
     aff__buf_init(&e->scratch, heap);
     aff__buf_init(&e->key, heap);

@@ -184,6 +184,8 @@ struct aff__socket {
 
 /* A socket's proxy at one peer. */
 struct aff__visit {
+    aff__item item; /* by id */
+    uint32_t id;    /* on the link: what the peer says of an earlier visit is not of this one */
     aff__list by_socket, by_peer;
     aff__socket *socket;
     aff__peer *peer;
@@ -251,8 +253,10 @@ struct aff__route {
 
 struct aff__proxy {
     aff__item item;      /* by id */
-    aff__item by_origin; /* by peer and the origin's socket */
-    uint32_t id, origin_socket;
+    aff__item by_origin; /* by peer and visit */
+    uint32_t id, visit;  /* `visit`: the origin's number */
+    bool is_ours;        /* the origin is this server itself, */
+    uint32_t socket;     /* and this the client's socket */
     uint8_t id_key[4], origin_key[8];
     aff__peer *peer;
     aff__list by_peer, routes;
@@ -314,10 +318,11 @@ struct aff_engine {
     aff_config config; /* strings point to the copies below */
     aff__buf server_id, prefix;
     uint64_t random_state, next_id;
-    uint32_t next_proxy, next_peer;
+    uint32_t next_proxy, next_peer, next_visit;
     aff__member member;
     aff__map docs, peers, sockets, routes, proxies, proxies_by_origin, served, asks, events,
-        running;
+        running, former_peers, visits;
+    aff__list formers;      /* of former_peers, the oldest first */
     aff__list dirty;        /* aff__peer with something to flush */
     aff__list claims;       /* aff__waiter that are claims, by deadline */
     aff__list event_times;  /* aff__waiter that are events, by deadline */
@@ -373,6 +378,7 @@ bool aff__doc_settle(aff_engine *e, aff__doc *doc);
 void aff__doc_doubt(aff_engine *e, aff_slice name, aff__peer *peer);
 /* We are named as the owner under an epoch that we do not own. */
 void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch);
+void aff__doc_raised(aff_engine *e, aff__doc *doc, uint64_t epoch);
 void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer);
 void aff__doc_wait(aff_engine *e, aff__doc *doc, aff__waiter *waiter);
 void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);
@@ -415,6 +421,8 @@ void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address);
 void aff__route_place(aff_engine *e, aff__route *route); /* the document's owner is known */
 void aff__route_move(aff_engine *e, aff__route *route);  /* its owner is lost */
 void aff__route_fail(aff_engine *e, aff__route *route, const char *why);
+/* Whose visit is it? False: it is over. */
+bool aff__visit_socket(const aff_engine *e, uint32_t id, uint32_t *socket);
 /* Stateless messages among frames that a peer may not have had: held for its next owner. */
 void aff__routes_rescue(aff_engine *e, const aff__peer *peer, aff_slice frames);
 /* Likewise a frame that this server has sent to itself, for an address that moves or has moved. */

@@ -152,6 +152,7 @@ static bool on_event(aff_engine *e, aff__peer *peer, aff_slice rest) {
         !aff__get_bytes(&rest, &document) || !aff__get_bytes(&rest, &name))
         return false;
     aff__doc *doc = aff__doc_find(e, document);
+    if (doc) aff__doc_raised(e, doc, epoch);
     if (!doc || doc->state != AFF_DOC_OWNED || doc->epoch != epoch) {
         e->stats.refused++;
         aff__doc_disown(e, document, epoch);

@@ -134,7 +134,9 @@ static void claim(aff_engine *e, aff__doc *doc, aff_slice expected) {
                         aff__str(standing),
                         expected,
                         aff__str(ttl),
-                        aff__str(doc->peeked ? "1" : "0"),
+                        aff__str(doc->peeked ? "1"
+                                 : doc->kept ? "2"
+                                             : "0"),
                         aff__str(highest)};
     to(e, doc, AFF_DOC_CLAIMING);
     aff__ask_redis(e, AFF_ASK_CLAIM, doc, e->member.boot, AFF_SCRIPT_CLAIM, 8, argv);
@@ -207,6 +209,16 @@ void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch) {
                        e->member.boot, e->config.server_id);
     aff_slice argv[] = {aff__key(e, "Lock", name), aff__slice(record, (size_t)len)};
     aff__ask_redis(e, AFF_ASK_RELEASE, NULL, NULL, AFF_SCRIPT_RELEASE, 2, argv);
+}
+
+/* A peer has read a higher epoch of ours in Redis than we know: it was raised there, by a server
+ * that had the document under one above ours. */
+void aff__doc_raised(aff_engine *e, aff__doc *doc, uint64_t epoch) {
+    if (doc->state != AFF_DOC_OWNED || epoch <= doc->epoch) return;
+    aff__saw_epoch(e, epoch);
+    doc->kept = true;
+    to(e, doc, AFF_DOC_FREE);
+    aff__doc_settle(e, doc);
 }
 
 void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer) {

@@ -29,7 +29,8 @@ enum {
     REPAIR_EVERY_MS = 100, /* asking and sending again, at most this often */
     CHECK_EVERY_MS = 100,  /* whether a silent peer is a member still */
     IDLE_FORGET_MS = 600000,
-    PEERS_MAX = 10000 /* anyone who may publish can invent senders */
+    PEERS_MAX = 10000, /* anyone who may publish can invent senders */
+    FORMER_MAX = 1000
 };
 
 /* Far from the end of the numbers: a forged one must not make the next one zero. */
@@ -69,8 +70,49 @@ static void restart(aff__peer *peer, uint64_t session) {
     peer->ack_wanted = peer->broken = peer->missing = false;
 }
 
+/*
+ * A peer that is gone may live, and batches of ours may be on their way to it: if the session with
+ * it went on, their numbers would be taken for those of other ones. So sessions with it only grow.
+ */
+typedef struct {
+    aff__item item; /* by process */
+    aff__list by_age;
+    char process[AFF_PROCESS_LEN];
+    uint64_t session; /* the last one */
+} former_peer;
+
+static former_peer *find_former(const aff_engine *e, const char *process) {
+    aff__item *item = aff__map_get(&e->former_peers, aff__slice(process, AFF_PROCESS_LEN));
+    return item ? AFF_OF(item, former_peer, item) : NULL;
+}
+
+static void forget_former(aff_engine *e, former_peer *former) {
+    aff__map_remove(&e->former_peers, &former->item);
+    aff__list_remove(&former->by_age);
+    aff__release(&e->heap, former);
+}
+
+static void remember_former(aff_engine *e, const aff__peer *peer) {
+    if (e->former_peers.count >= FORMER_MAX) {
+        forget_former(e, AFF_OF(e->formers.next, former_peer, by_age));
+    }
+    former_peer *former = aff__alloc(&e->heap, sizeof(*former));
+    memcpy(former->process, peer->process, AFF_PROCESS_LEN);
+    former->item.key = aff__slice(former->process, AFF_PROCESS_LEN);
+    former->session = peer->session;
+    aff__map_put(&e->former_peers, &former->item);
+    aff__list_append(&e->formers, &former->by_age);
+}
+
+/* The lowest session with a process that nothing was sent in before. */
+static uint64_t least_session(const aff_engine *e, const char *process) {
+    const former_peer *former = find_former(e, process);
+    return former ? former->session + 1 : 1;
+}
+
 static aff__peer *new_peer(aff_engine *e, const char *process) {
     aff__peer *peer = aff__alloc(&e->heap, sizeof(*peer));
+    former_peer *former = find_former(e, process);
     memcpy(peer->process, process, AFF_PROCESS_LEN);
     peer->item.key = aff__slice(peer->process, AFF_PROCESS_LEN);
     peer->number = ++e->next_peer;
@@ -81,7 +123,8 @@ static aff__peer *new_peer(aff_engine *e, const char *process) {
                           &peer->by_target};
     for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++) aff__list_init(lists[i]);
     /* At random, so that a side that has forgotten the other can't be taken for its former self. */
-    restart(peer, (aff__random(e) & 0xffffffff) + 1);
+    restart(peer, former ? former->session + 1 : (aff__random(e) & 0xffffffff) + 1);
+    if (former) forget_former(e, former);
     peer->spoken_at = peer->heard_at = e->now;
     return peer;
 }
@@ -141,6 +184,7 @@ void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why) {
     aff__map_remove(&e->peers, &peer->item);
     aff__docs_forget_owner(e, peer);
     end_session(e, peer, peer->session);
+    remember_former(e, peer);
     aff__list_remove(&peer->dirty);
     aff__buf *bufs[] = {&peer->server_id, &peer->queue, &peer->sizes, &peer->fragment,
                         &peer->targets};
@@ -592,8 +636,9 @@ void aff__link_receive(aff_engine *e, aff_slice batch) {
         e->stats.overflows++;
         return;
     }
+    bool adopts = is_new && h.session >= least_session(e, h.from);
     aff__peer *peer = aff__peer_get(e, h.from);
-    if (is_new) restart(peer, h.session);
+    if (adopts) restart(peer, h.session);
     peer->heard_at = e->now;
     peer->mute_at = 0;
     if (same_session(e, peer, &h)) on_batch(e, peer, &h, rest);

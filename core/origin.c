@@ -94,16 +94,31 @@ static aff__route *new_route(aff_engine *e, aff__socket *socket, const aff__clie
 
 /* ---- Visits: a socket's proxy at a peer ------------------------------------------------------ */
 
+static aff__visit *find_visit(const aff_engine *e, uint32_t id) {
+    aff__item *item = aff__map_get(&e->visits, aff__slice(&id, sizeof(id)));
+    return item ? AFF_OF(item, aff__visit, item) : NULL;
+}
+
+bool aff__visit_socket(const aff_engine *e, uint32_t id, uint32_t *socket) {
+    const aff__visit *visit = find_visit(e, id);
+    if (visit) *socket = visit->socket->id;
+    return visit != NULL;
+}
+
 static void end_visit(aff_engine *e, aff__visit *visit) {
+    aff__map_remove(&e->visits, &visit->item);
     aff__list_remove(&visit->by_socket);
     aff__list_remove(&visit->by_peer);
     aff__release(&e->heap, visit);
 }
 
-/* Also tells the peer. */
-static void leave_peer(aff_engine *e, aff__visit *visit) {
-    aff__put_uint(aff__frame(e, AFF_FRAME_CLOSE), visit->socket->id);
+static void tell_end(aff_engine *e, const aff__visit *visit) {
+    aff__put_uint(aff__frame(e, AFF_FRAME_CLOSE), visit->id);
     aff__frame_send(e, visit->peer);
+}
+
+static void leave_peer(aff_engine *e, aff__visit *visit) {
+    tell_end(e, visit);
     end_visit(e, visit);
 }
 
@@ -113,16 +128,19 @@ static aff__visit *visit_peer(aff_engine *e, aff__socket *socket, aff__peer *pee
         if (visit->peer == peer) return visit;
     }
     aff__buf *frame = aff__frame(e, AFF_FRAME_OPEN);
-    aff__put_uint(frame, socket->id);
+    aff__put_uint(frame, ++e->next_visit);
     aff__put_bytes(frame, aff__buf_slice(&socket->request));
     if (aff__frame_send(e, peer) != 0) return NULL;
     if (aff__list_empty(&peer->visits)) peer->mute_at = 0;
     aff__visit *visit = aff__alloc(&e->heap, sizeof(*visit));
+    visit->id = e->next_visit;
+    visit->item.key = aff__slice(&visit->id, sizeof(visit->id));
     visit->socket = socket;
     visit->peer = peer;
     visit->active_at = e->now;
     aff__list_append(&socket->visits, &visit->by_socket);
     aff__list_append(&peer->visits, &visit->by_peer);
+    aff__map_put(&e->visits, &visit->item);
     return visit;
 }
 
@@ -260,7 +278,7 @@ void aff__socket_closed(aff_engine *e, uint32_t id) {
 
 static bool send_frame(aff_engine *e, aff__route *route, aff__frame_type type, aff_slice data) {
     aff__buf *frame = aff__frame(e, type);
-    aff__put_uint(frame, route->socket->id);
+    aff__put_uint(frame, route->visit->id);
     aff__put_uint(frame, route->epoch);
     aff__put(frame, data.data, data.len);
     if (aff__frame_send(e, route->visit->peer) == 0) {
@@ -430,13 +448,44 @@ static void move(aff_engine *e, aff__route *route) {
     }
 }
 
-void aff__route_move(aff_engine *e, aff__route *route) {
-    const aff__peer *from =
-        route->state == AFF_ROUTE_REMOTE && route->visit ? route->visit->peer : NULL;
-    if (!from || from == e->self ||
-        rescue_route(e, route, aff__link_sent_after(from, from->acked_seq))) {
+static aff__route *route_of(const aff__socket *socket, const aff__visit *visit) {
+    for (aff__list *i = socket->routes.next; i != &socket->routes; i = i->next) {
+        aff__route *route = AFF_OF(i, aff__route, by_socket);
+        if (route->visit == visit) return route;
+    }
+    return NULL;
+}
+
+/* The routes of a visit that is over look for another owner. They are moved one by one: moving one
+ * can end others. One that is offered to the same peer again makes a new visit there. */
+static void move_visitors(aff_engine *e, aff__visit *visit, bool rescue) {
+    const aff__peer *peer = visit->peer;
+    visit->route_count++; /* keeps it while routes end */
+    aff__list_remove(&visit->by_socket);
+    aff__route *route;
+    while ((route = route_of(visit->socket, visit))) {
+        aff_slice sent = aff__link_sent_after(peer, peer->acked_seq);
+        bool fits = !rescue || route->state != AFF_ROUTE_REMOTE || rescue_route(e, route, sent);
+        if (!fits) continue; /* the socket is closed */
+        route->visit = NULL;
         move(e, route);
     }
+    end_visit(e, visit);
+}
+
+/*
+ * The app here, or Redis, says that the document is another server's. A peer that has not said so
+ * may not know, and own it again before it does: what it says for this route then could not be told
+ * from what it says when the route is offered to it again. So the visit ends, with all its routes.
+ */
+void aff__route_move(aff_engine *e, aff__route *route) {
+    aff__visit *visit = route->visit;
+    if (!visit || visit->peer == e->self) {
+        move(e, route);
+        return;
+    }
+    tell_end(e, visit);
+    move_visitors(e, visit, true);
 }
 
 static bool get_state(aff_slice rest, aff__shim *shim) {
@@ -576,9 +625,15 @@ void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address) {
 
 /* ---- Frames from the owner ------------------------------------------------------------------- */
 
-static aff__route *route_at(aff_engine *e, uint32_t socket, aff_slice address, uint64_t epoch,
+static aff__route *visiting_route(aff_engine *e, uint32_t id, aff_slice address) {
+    const aff__visit *visit = find_visit(e, id);
+    aff__route *route = visit ? find_route(e, visit->socket->id, address) : NULL;
+    return route && AFF_MUTATE(1, true, route->visit == visit) ? route : NULL;
+}
+
+static aff__route *route_at(aff_engine *e, uint32_t visit, aff_slice address, uint64_t epoch,
                             const aff__peer *peer) {
-    aff__route *route = find_route(e, socket, address);
+    aff__route *route = visiting_route(e, visit, address);
     bool is_there = route && route->visit && route->visit->peer == peer && route->epoch == epoch;
     if (AFF_MUTATE(1, route != NULL, is_there)) return route;
     e->stats.stale++;
@@ -597,10 +652,10 @@ static void release_closed(aff_engine *e, aff__route *route) {
 }
 
 static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
-    uint32_t socket;
+    uint32_t visit;
     uint64_t epoch;
-    if (!aff__get_u32(&rest, &socket) || !aff__get_epoch(&rest, &epoch)) return false;
-    aff__route *route = find_route(e, socket, rest);
+    if (!aff__get_u32(&rest, &visit) || !aff__get_epoch(&rest, &epoch)) return false;
+    aff__route *route = visiting_route(e, visit, rest);
     if (!route || !route->visit || route->visit->peer != peer || epoch < route->epoch) {
         e->stats.stale++;
         return true;
@@ -624,10 +679,10 @@ static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
 }
 
 static bool on_refuse(aff_engine *e, aff__peer *peer, aff_slice rest) {
-    uint32_t socket;
+    uint32_t visit;
     uint64_t epoch;
-    if (!aff__get_u32(&rest, &socket) || !aff__get_epoch(&rest, &epoch)) return false;
-    aff__route *route = route_at(e, socket, rest, epoch, peer);
+    if (!aff__get_u32(&rest, &visit) || !aff__get_epoch(&rest, &epoch)) return false;
+    aff__route *route = route_at(e, visit, rest, epoch, peer);
     if (!route || route->state != AFF_ROUTE_OFFERED) return true;
     detach(e, route);
     to(e, route, AFF_ROUTE_LOOKUP);
@@ -639,12 +694,12 @@ static bool on_refuse(aff_engine *e, aff__peer *peer, aff_slice rest) {
 /* The owner has lost the document to another server. It has read nothing of it that was sent behind
  * batch `seq`. */
 static bool on_moved(aff_engine *e, aff__peer *peer, aff_slice rest) {
-    uint32_t socket;
+    uint32_t visit;
     uint64_t epoch, seq;
-    if (!aff__get_u32(&rest, &socket) || !aff__get_epoch(&rest, &epoch) ||
+    if (!aff__get_u32(&rest, &visit) || !aff__get_epoch(&rest, &epoch) ||
         !aff__get_uint(&rest, &seq))
         return false;
-    aff__route *route = route_at(e, socket, rest, epoch, peer);
+    aff__route *route = route_at(e, visit, rest, epoch, peer);
     if (!route) return true;
     if (peer != e->self && !rescue_route(e, route, aff__link_sent_after(peer, seq))) return true;
     aff__doc_doubt(e, route->doc->item.key, peer);
@@ -685,8 +740,8 @@ typedef struct {
     uint32_t count;
 } out_frame;
 
-static bool get_target(aff_slice *rest, uint32_t *socket, aff_slice *suffix) {
-    return aff__get_u32(rest, socket) && aff__get_bytes(rest, suffix);
+static bool get_target(aff_slice *rest, uint32_t *visit, aff_slice *suffix) {
+    return aff__get_u32(rest, visit) && aff__get_bytes(rest, suffix);
 }
 
 static bool get_out(aff_slice rest, out_frame *out) {
@@ -695,9 +750,9 @@ static bool get_out(aff_slice rest, out_frame *out) {
         return false;
     out->targets = rest;
     for (uint32_t t = 0; t < out->count; t++) {
-        uint32_t socket;
+        uint32_t visit;
         aff_slice suffix;
-        if (!get_target(&rest, &socket, &suffix)) return false;
+        if (!get_target(&rest, &visit, &suffix)) return false;
     }
     out->body = rest;
     return true;
@@ -741,9 +796,9 @@ static bool on_out(aff_engine *e, aff__peer *peer, aff_slice rest) {
     bool over = false;
     aff_slice last_suffix = aff__none();
     for (uint32_t t = 0; t < out.count; t++) {
-        uint32_t socket;
+        uint32_t visit;
         aff_slice suffix;
-        get_target(&out.targets, &socket, &suffix);
+        get_target(&out.targets, &visit, &suffix);
         if (t == 0 || !aff__equal(suffix, last_suffix)) {
             send_group(e, group, grouped, aff__buf_slice(&whole));
             grouped = 0;
@@ -752,14 +807,14 @@ static bool on_out(aff_engine *e, aff__peer *peer, aff_slice rest) {
         }
         aff__client_frame parsed;
         if (!aff__parse_client_frame(aff__buf_slice(&whole), &parsed)) continue;
-        aff__route *route = route_at(e, socket, parsed.address, out.epoch, peer);
+        aff__route *route = route_at(e, visit, parsed.address, out.epoch, peer);
         if (!route) continue;
         aff__verdict verdict = aff__shim_from_owner(&route->shim, &parsed);
         if (verdict != AFF_PASS) {
             on_verdict(e, route, verdict);
             continue;
         }
-        group[grouped++] = socket;
+        group[grouped++] = route->socket->id;
         over = ends_route(&parsed);
         if (!over) continue;
         send_group(e, group, grouped, aff__buf_slice(&whole));
@@ -777,19 +832,13 @@ static bool on_kick(aff_engine *e, aff__peer *peer, aff_slice rest) {
     uint32_t id;
     uint64_t code;
     if (!aff__get_u32(&rest, &id) || !aff__get_uint(&rest, &code)) return false;
-    aff__socket *socket = find_socket(e, id);
-    if (!socket || socket->closed) return true;
-    bool visits = false;
-    AFF_EACH(i, &socket->visits) {
-        aff__visit *visit = AFF_OF(i, aff__visit, by_socket);
-        if (visit->peer == peer) visits = true;
-    }
-    if (!visits) return true;
+    const aff__visit *visit = find_visit(e, id);
+    if (!visit || visit->peer != peer) return true;
     char reason[124]; /* RFC 6455, 5.5: a close frame carries at most 123 bytes of reason */
     size_t len = rest.len < sizeof(reason) - 1 ? rest.len : sizeof(reason) - 1;
     if (len) memcpy(reason, rest.data, len);
     reason[len] = '\0';
-    close_socket(e, socket, (uint16_t)code, reason);
+    close_socket(e, visit->socket, (uint16_t)code, reason);
     return true;
 }
 
@@ -809,14 +858,14 @@ bool aff__origin_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff
 /* Whose stateless message is this frame to `peer`? NULL: it is something else, or for nobody. */
 static aff__route *stateless_of(aff_engine *e, const aff__peer *peer, aff_slice *rest) {
     uint8_t type;
-    uint32_t socket;
+    uint32_t visit;
     uint64_t epoch;
     aff__client_frame frame;
     bool readable = aff__get_u8(rest, &type) && type == AFF_FRAME_DATA &&
-                    aff__get_u32(rest, &socket) && aff__get_epoch(rest, &epoch) &&
+                    aff__get_u32(rest, &visit) && aff__get_epoch(rest, &epoch) &&
                     aff__parse_client_frame(*rest, &frame);
     if (!readable || frame.type != AFF_HP_STATELESS) return NULL;
-    aff__route *route = find_route(e, socket, frame.address);
+    aff__route *route = visiting_route(e, visit, frame.address);
     bool was_sent = route && route->state == AFF_ROUTE_REMOTE && route->visit->peer == peer;
     return AFF_MUTATE(9, false, was_sent) ? route : NULL;
 }
@@ -851,15 +900,6 @@ void aff__route_returned(aff_engine *e, uint32_t socket, const aff__client_frame
     }
 }
 
-/* Routes of a visit that has ended, moved one by one: moving one can end others. */
-static aff__route *route_of(const aff__socket *socket, const aff__visit *visit) {
-    for (aff__list *i = socket->routes.next; i != &socket->routes; i = i->next) {
-        aff__route *route = AFF_OF(i, aff__route, by_socket);
-        if (route->visit == visit) return route;
-    }
-    return NULL;
-}
-
 void aff__visits_end(aff_engine *e, aff__peer *peer) {
     aff__list ending; /* a route that is offered to the same peer again makes a new visit there */
     aff__list_init(&ending);
@@ -869,14 +909,8 @@ void aff__visits_end(aff_engine *e, aff__peer *peer) {
         aff__list_append(&ending, item);
         aff__list_remove(&AFF_OF(item, aff__visit, by_peer)->by_socket);
     }
-    while (!aff__list_empty(&ending)) {
-        aff__visit *visit = AFF_OF(ending.next, aff__visit, by_peer);
-        aff__route *route;
-        while ((route = route_of(visit->socket, visit))) {
-            route->visit = NULL; /* the peer needs not be told: it has ended its side */
-            aff__route_move(e, route);
-        }
-        end_visit(e, visit);
+    while (!aff__list_empty(&ending)) { /* the peer needs not be told: it has ended its side */
+        move_visitors(e, AFF_OF(ending.next, aff__visit, by_peer), false);
     }
 }
 
@@ -895,7 +929,7 @@ void aff__sockets_scan(aff_engine *e) {
             aff__visit *visit = AFF_OF(v, aff__visit, by_socket);
             if (visit->active_at >= socket->active_at) continue;
             visit->active_at = e->now;
-            aff__put_uint(aff__frame(e, AFF_FRAME_ALIVE), socket->id);
+            aff__put_uint(aff__frame(e, AFF_FRAME_ALIVE), visit->id);
             aff__frame_send(e, visit->peer);
         }
     }

@@ -21,14 +21,14 @@ static aff__proxy *find_proxy(const aff_engine *e, uint32_t id) {
     return item ? AFF_OF(item, aff__proxy, item) : NULL;
 }
 
-static void put_origin_key(uint8_t key[8], const aff__peer *peer, uint32_t socket) {
+static void put_origin_key(uint8_t key[8], const aff__peer *peer, uint32_t visit) {
     memcpy(key, &peer->number, 4);
-    memcpy(key + 4, &socket, 4);
+    memcpy(key + 4, &visit, 4);
 }
 
-static aff__proxy *find_by_origin(const aff_engine *e, const aff__peer *peer, uint32_t socket) {
+static aff__proxy *find_by_origin(const aff_engine *e, const aff__peer *peer, uint32_t visit) {
     uint8_t key[8];
-    put_origin_key(key, peer, socket);
+    put_origin_key(key, peer, visit);
     aff__item *item = aff__map_get(&e->proxies_by_origin, aff__slice(key, sizeof(key)));
     return item ? AFF_OF(item, aff__proxy, by_origin) : NULL;
 }
@@ -85,7 +85,7 @@ static void end_served(aff_engine *e, aff__served *served) {
 static void answer(aff_engine *e, aff__frame_type type, const aff__proxy *proxy, uint64_t epoch,
                    aff_slice address) {
     aff__buf *frame = aff__frame(e, type);
-    aff__put_uint(frame, proxy->origin_socket);
+    aff__put_uint(frame, proxy->visit);
     aff__put_uint(frame, epoch);
     if (type == AFF_FRAME_MOVED) aff__put_uint(frame, proxy->peer->in_seq);
     aff__put(frame, address.data, address.len);
@@ -140,7 +140,7 @@ static void close_proxy(aff_engine *e, aff__proxy *proxy, uint16_t code, const c
 
 static void kick(aff_engine *e, const aff__proxy *proxy, uint16_t code, aff_slice reason) {
     aff__buf *frame = aff__frame(e, AFF_FRAME_KICK);
-    aff__put_uint(frame, proxy->origin_socket);
+    aff__put_uint(frame, proxy->visit);
     aff__put_uint(frame, code);
     aff__put(frame, reason.data, reason.len);
     aff__frame_send(e, proxy->peer);
@@ -182,17 +182,18 @@ void aff__served_renewed(aff_engine *e, aff__doc *doc) {
 /* ---- Frames from the origin ---------------------------------------------------------------------
  */
 
-static bool on_open(aff_engine *e, aff__peer *peer, uint32_t socket, aff_slice rest) {
+static bool on_open(aff_engine *e, aff__peer *peer, uint32_t visit, aff_slice rest) {
     aff_slice request;
     if (!aff__get_bytes(&rest, &request)) return false;
-    aff__proxy *old = find_by_origin(e, peer, socket);
+    aff__proxy *old = find_by_origin(e, peer, visit);
     if (old) close_proxy(e, old, 1006, "");
     aff__proxy *proxy = aff__alloc(&e->heap, sizeof(*proxy));
     proxy->id = ++e->next_proxy;
-    proxy->origin_socket = socket;
+    proxy->visit = visit;
     proxy->peer = peer;
+    proxy->is_ours = peer == e->self && aff__visit_socket(e, visit, &proxy->socket);
     memcpy(proxy->id_key, &proxy->id, 4);
-    put_origin_key(proxy->origin_key, peer, socket);
+    put_origin_key(proxy->origin_key, peer, visit);
     proxy->item.key = aff__slice(proxy->id_key, sizeof(proxy->id_key));
     proxy->by_origin.key = aff__slice(proxy->origin_key, sizeof(proxy->origin_key));
     aff__list_init(&proxy->routes);
@@ -207,6 +208,7 @@ static bool on_open(aff_engine *e, aff__peer *peer, uint32_t socket, aff_slice r
 static void on_offer(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
                      const aff__client_frame *frame, aff_slice data) {
     aff__doc *doc = aff__doc_find(e, frame->document);
+    if (doc) aff__doc_raised(e, doc, epoch);
     bool undecided = doc && (doc->state == AFF_DOC_CLAIMING || doc->state == AFF_DOC_CHECKING);
     bool owned = doc && doc->state == AFF_DOC_OWNED && doc->epoch == epoch;
     if (!undecided && !owned) {
@@ -234,8 +236,8 @@ static void on_data(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
     aff__served *served = find_served(e, proxy->id, frame->address);
     if (!served || epoch < served->since || epoch > served->epoch) {
         e->stats.stale++;
-        if (!served && proxy->peer == e->self) {
-            aff__route_returned(e, proxy->origin_socket, frame, data);
+        if (!served && proxy->is_ours) {
+            aff__route_returned(e, proxy->socket, frame, data);
         }
     } else if (served->accepted) {
         deliver(e, proxy, data);
@@ -259,10 +261,10 @@ static bool on_client_frame(aff_engine *e, aff__proxy *proxy, aff__frame_type ty
 }
 
 bool aff__owner_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest) {
-    uint32_t socket;
-    if (!aff__get_u32(&rest, &socket)) return false;
-    if (type == AFF_FRAME_OPEN) return on_open(e, peer, socket, rest);
-    aff__proxy *proxy = find_by_origin(e, peer, socket);
+    uint32_t visit;
+    if (!aff__get_u32(&rest, &visit)) return false;
+    if (type == AFF_FRAME_OPEN) return on_open(e, peer, visit, rest);
+    aff__proxy *proxy = find_by_origin(e, peer, visit);
     if (!proxy) { /* closed here meanwhile */
         e->stats.stale++;
         return true;
@@ -285,7 +287,7 @@ bool aff__owner_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_
 static void add_target(aff__list *peers, const aff__proxy *proxy, aff_slice suffix) {
     aff__peer *peer = proxy->peer;
     if (peer->target_count == 0) aff__list_append(peers, &peer->by_target);
-    aff__put_uint(&peer->targets, proxy->origin_socket);
+    aff__put_uint(&peer->targets, proxy->visit);
     aff__put_bytes(&peer->targets, suffix);
     peer->target_count++;
 }

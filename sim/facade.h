@@ -69,8 +69,8 @@ typedef struct instance {
     int name;
     bool is_tracked, is_lost, is_destroyed; /* documents.ts */
     bool turn_given, turn_over, parked;     /* turns.ts */
-    bool hands_over;
-    bool is_unstored; /* Redis could not confirm a store: it is tried again */
+    bool hands_over, still_stores;          /* handover.ts */
+    bool is_unstored;                       /* Redis could not confirm a store: it is tried again */
     unsigned direct;
     uint64_t epoch, confirmed_at;
     uint64_t loaded_under; /* the epoch under which it has taken in what the store has */

@@ -130,6 +130,10 @@ static void store_ends(store_run *run, bool may_unload) {
     server *s = i->s;
     named *n = hocus_named(s, i->name);
     n->running = NULL;
+    if (i->still_stores) { /* it may have ended after the owner's: that is to store once more */
+        i->still_stores = false;
+        i->changes_sent = i->document.changes - 1;
+    }
     if (may_unload) hocus_after(s, 1 * MS, unload_later, i, 0);
     if (run->then) run->then(s, run->arg);
     store_run *next = n->queued;
@@ -598,7 +602,7 @@ static void send_state(sim *w, void *arg, uint64_t number) {
         i->changes_sent = i->document.changes;
         i->merge_until = w->now + NEW_OWNER_MS * (uint64_t)MS;
         emit_state(i);
-    } else if (i->direct > 0) {
+    } else if (i->direct > 0 || i->still_stores) {
         state_sent(i);
     } else {
         stops_handing(i);
@@ -632,6 +636,7 @@ void hocus_evict(server *s, int name, bool hand_over) {
         return;
     }
     last->hands_over = true;
+    last->still_stores = n->running && n->running->document == last;
     s->facade->handing++;
     last->changes_sent = last->document.changes - 1;
     send_state(s->w, last, 0);

@@ -109,6 +109,7 @@ static redis_answer claim(redis_data *r, uint64_t now_ms, uint64_t clock_us,
     static char record[1024];
     uint64_t standing = number_in(argv[3]), epoch = number_in(argv[7]);
     entry *e = redis_find(r, now_ms, argv[0]);
+    aff_slice holder = aff__none(); /* another one, whose epoch is raised */
     r->claims++;
     if (e) {
         const uint8_t *boot = NULL;
@@ -116,7 +117,9 @@ static redis_answer claim(redis_data *r, uint64_t now_ms, uint64_t clock_us,
         bool own_boot = stored && memcmp(boot, argv[1].data, AFF_BOOT_LEN) == 0;
         bool expected = !stored || AFF_MUTATE(13, true, aff__equal(slice(&e->value), argv[4]));
         bool stands = own_boot && stored >= standing;
-        if (stands || (!own_boot && !expected)) {
+        if (!own_boot && !expected && argv[6].data[0] == '2' && stored < standing) {
+            holder = aff__slice(boot, (size_t)(e->value.data + e->value.len - boot));
+        } else if (stands || (!own_boot && !expected)) {
             return (redis_answer){.values = {integer(stands), string(slice(&e->value))},
                                   .count = 2,
                                   .granted = stands};
@@ -125,13 +128,17 @@ static redis_answer claim(redis_data *r, uint64_t now_ms, uint64_t clock_us,
     }
     if (argv[6].data[0] == '1') return (redis_answer){.values = {integer(2)}, .count = 1};
     epoch = AFF_MUTATE(6, clock_us - clock_us % 60000000, epoch > clock_us ? epoch : clock_us) + 1;
-    int len = snprintf(record, sizeof(record), "%llu %.*s %.*s", (unsigned long long)epoch,
-                       (int)argv[1].len, (const char *)argv[1].data, (int)argv[2].len,
-                       (const char *)argv[2].data);
+    int len = holder.len
+                  ? snprintf(record, sizeof(record), "%llu %.*s", (unsigned long long)epoch,
+                             (int)holder.len, (const char *)holder.data)
+                  : snprintf(record, sizeof(record), "%llu %.*s %.*s", (unsigned long long)epoch,
+                             (int)argv[1].len, (const char *)argv[1].data, (int)argv[2].len,
+                             (const char *)argv[2].data);
     remember_epoch(r, argv[0], epoch);
     aff_slice text = aff__slice(record, (size_t)len);
     redis_put(r, now_ms, argv[0], text, number_in(argv[5]));
-    return (redis_answer){.values = {integer(1), string(text)}, .count = 2, .granted = true};
+    return (redis_answer){
+        .values = {integer(holder.len == 0), string(text)}, .count = 2, .granted = holder.len == 0};
 }
 
 redis_answer redis_run_script(redis_data *r, uint64_t now_ms, uint64_t clock_us, aff_script script,

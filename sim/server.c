@@ -362,7 +362,10 @@ void redis_goes(sim *w, uint64_t until, bool loses_data, bool to_replica) {
     w->redis_down = true;
     if (loses_data) redis_clear(&w->redis);
     if (to_replica) redis_copy(&w->redis, &w->replica);
-    if (loses_data || to_replica) w->redis_was_lost = true;
+    if (loses_data || to_replica) {
+        w->redis_was_lost = true;
+        w->redis_lost_at = w->now;
+    }
     for (int i = 0; i < w->server_count; i++) {
         if (w->servers[i].engine) server_cut(&w->servers[i], true);
         w->servers[i].listener.known_to_redis = false;

@@ -184,6 +184,7 @@ struct sim {
     /* Redis */
     redis_data redis, replica;
     bool redis_down, redis_was_lost;
+    uint64_t redis_lost_at; /* when it last went without its data, or some of them */
     unsigned cuts; /* connections that broke: what was asked then may have happened, or not */
     int64_t redis_clock_ms;
     uint64_t redis_commands;

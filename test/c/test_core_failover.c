@@ -1100,8 +1100,96 @@ static void h08_a_lease_that_the_next_redis_does_not_know_is_claimed_at_once(voi
     cluster_free(c);
 }
 
+/* ---- A document that comes back to an owner which has not noticed ------------------------------
+ */
+
+/* It is claimed anew while `at` waits for Redis's answer: the record has vanished. */
+static void waits_for_redis(cluster *c, int at, uint64_t request) {
+    c->servers[at].mute = true;
+    confirm(c, at, request, "doc");
+    redis_del(c, aff__str("rsaLock:doc"));
+}
+
+static void what_an_owner_says_for_a_former_visit_is_not_taken_for_the_present_one(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    join(c, 1, B, "doc", NEW);
+    type(c, 1, "doc", 0);
+    advance(c, 2000);
+    c->lose_any = true;
+    c->lose_count = 1000;
+    waits_for_redis(c, A, 2);
+    claim(c, B, 2, "doc", AFF_USE_HOLD); /* client 1 goes to B; A does not hear of that */
+    assert_string_equal(owner_of(c, "doc"), "B");
+    waits_for_redis(c, B, 3);
+    c->servers[A].mute = false;
+    settle(c); /* A tells client 1's route of its new epoch */
+    assert_string_equal(owner_of(c, "doc"), "A");
+    c->servers[B].mute = false;
+    settle(c); /* and B offers client 1 to A under that epoch */
+    c->lose_any = false;
+    lose(c, B, A, 1000);
+    advance(c, 1500);
+    forget_traces(c);
+    /* A has not heard of that yet: what it still says is for the client's former connection. */
+    bytes status = {0};
+    make_number(&status, aff__str("doc"), STATUS, 1);
+    tell(c, A,
+         &(aff_event){.type = AFF_EV_PROXY_SEND,
+                      .sockets = (uint32_t[]){1},
+                      .count = 1,
+                      .data = slice(&status)});
+    expect_client(c, 1, "");
+    free(status.data);
+    c->lose_count = 0;
+    advance(c, 3000);
+    type(c, 1, "doc", 1);
+    advance(c, 1000);
+    expect_synced(c, "doc", 3);
+    cluster_free(c);
+}
+
+/* The same, but the client has another document at that owner. Hocuspocus answers the Auth of a new
+ * connection only, so it must get one. */
+static void a_visit_does_not_outlive_an_owner_that_has_not_noticed(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    claim(c, A, 1, "other", AFF_USE_HOLD);
+    join(c, 1, B, "doc", NEW);
+    join(c, 1, B, "other", NEW);
+    type(c, 1, "doc", 0);
+    type(c, 1, "other", 0);
+    advance(c, 2000);
+    forget_traces(c);
+    c->lose_any = true;
+    c->lose_count = 1000;
+    waits_for_redis(c, A, 2);
+    claim(c, B, 2, "doc", AFF_USE_HOLD);
+    waits_for_redis(c, B, 3);
+    c->servers[A].mute = false;
+    settle(c);
+    c->servers[B].mute = false;
+    settle(c);
+    c->lose_count = 0;
+    advance(c, 3000);
+    assert_string_equal(owner_of(c, "doc"), "A");
+    assert_non_null(strstr(c->servers[A].trace, "proxy:1:closed:1005"));
+    assert_non_null(strstr(c->servers[A].trace, "proxy:2:doc:token"));
+    type(c, 1, "doc", 1);
+    type(c, 1, "other", 1);
+    advance(c, 1000);
+    expect_synced(c, "doc", 3);
+    expect_synced(c, "other", 3);
+    assert_int_equal(stats_of(c, A).proxies, 1);
+    cluster_free(c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_an_owner_says_for_a_former_visit_is_not_taken_for_the_present_one),
+        cmocka_unit_test(a_visit_does_not_outlive_an_owner_that_has_not_noticed),
         cmocka_unit_test(h11_every_client_of_a_killed_owner_goes_on_with_the_next),
         cmocka_unit_test(h11_the_counter_of_unsynced_changes_is_settled_exactly),
         cmocka_unit_test(h11_a_reader_gets_no_acknowledgement_for_what_was_refused),

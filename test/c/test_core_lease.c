@@ -367,6 +367,39 @@ static void an_epoch_that_was_seen_is_not_fallen_below(void **state) {
     cluster_free(c);
 }
 
+/* A replica that was behind has become Redis: a former owner's record stands again, and it lives.
+ * What it stores under its old epoch a database that compares epochs refuses. */
+static void a_former_owner_that_redis_falls_back_to_gets_a_new_epoch(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    char record[512];
+    snprintf(record, sizeof(record), "%s", redis_text(c, "rsaLock:doc"));
+    c->servers[A].mute = true;
+    confirm(c, A, 2, "doc");
+    redis_del(c, aff__str("rsaLock:doc"));
+    claim(c, B, 1, "doc", AFF_USE_HOLD);
+    uint64_t newer = epoch_of(c, "doc");
+    c->servers[B].mute = true;
+    confirm(c, B, 2, "doc");
+    redis_set(c, aff__str("rsaLock:doc"), aff__str(record), 86400000);
+    c->servers[A].mute = false;
+    settle(c);
+    expect(c, A, "claim:1:ok claim:2:ok");
+    assert_true(epoch_of(c, "doc") < newer);
+    c->servers[B].mute = false;
+    settle(c); /* B knows better, but A has it */
+    expect(c, B, "claim:1:ok lost:doc claim:2:owned:A");
+    open_client(c, 1, B);
+    auth(c, 1, "doc"); /* by which A learns of it */
+    expect_client(c, 1, "doc:authenticated");
+    assert_true(epoch_of(c, "doc") > newer);
+    confirm(c, A, 3, "doc");
+    assert_non_null(strstr(c->servers[A].trace, "claim:3:ok"));
+    assert_true(epoch_of(c, "doc") > newer);
+    cluster_free(c);
+}
+
 static void a_document_whose_record_is_lost_is_confirmed_above_all_epochs_seen(void **state) {
     (void)state;
     cluster *c = cluster_of(2);
@@ -587,6 +620,7 @@ static void h37_leases_cost_nothing_while_nothing_happens(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_former_owner_that_redis_falls_back_to_gets_a_new_epoch),
         cmocka_unit_test(h06_a_claim_is_kept_from_the_moment_it_is_made),
         cmocka_unit_test(claims_of_one_document_by_two_servers_at_once_have_one_winner),
         cmocka_unit_test(many_claims_of_one_server_ask_redis_once),

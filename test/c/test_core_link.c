@@ -552,6 +552,36 @@ static void a_link_that_one_side_has_forgotten_works_again(void **state) {
     cluster_free(c);
 }
 
+static void
+what_is_under_way_when_a_peer_is_forgotten_is_not_taken_for_what_comes_later(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    claim(c, A, 1, "a", AFF_USE_HOLD);
+    claim(c, B, 1, "b", AFF_USE_HOLD);
+    open_client(c, 1, B);
+    open_client(c, 2, A);
+    lose(c, B, A, 1000);
+    auth(c, 1, "a");
+    bytes late = {0}; /* B's first batch; its beats get through, so A knows the session */
+    add(&late, c->captured.data, c->captured.len);
+    advance(c, 1500);
+    close_socket(c, 1);
+    uint64_t session = peer_at(c, A, B)->session;
+    assert_int_equal(peer_at(c, B, A)->session, session);
+    nomem.paused = true; /* outside of a step */
+    aff__peer_gone(c->servers[B].engine, peer_at(c, B, A), "nobody listens on its channel");
+    nomem.paused = false;
+    auth(c, 2, "b"); /* the first that B hears of A, in that session; its answer is lost as well */
+    inject(c, A, &late);
+    c->lose_count = 0;
+    advance(c, 3000);
+    expect_client(c, 2, "b:authenticated");
+    assert_true(peer_at(c, A, B)->session > session);
+    assert_true(c->clients[2].open);
+    free(late.data);
+    cluster_free(c);
+}
+
 static void h28_malformed_batches_are_counted_and_dropped(void **state) {
     (void)state;
     cluster *c = linked();
@@ -846,6 +876,8 @@ int main(void) {
         cmocka_unit_test(a_batch_from_a_former_boot_delivers_nothing),
         cmocka_unit_test(a_batch_that_comes_twice_is_read_once),
         cmocka_unit_test(a_link_that_one_side_has_forgotten_works_again),
+        cmocka_unit_test(
+            what_is_under_way_when_a_peer_is_forgotten_is_not_taken_for_what_comes_later),
         cmocka_unit_test(h28_malformed_batches_are_counted_and_dropped),
         cmocka_unit_test(h28_malformed_frames_are_counted_and_skipped),
         cmocka_unit_test(frames_about_what_does_not_exist_are_stale),
