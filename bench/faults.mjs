@@ -184,11 +184,11 @@ const scenarios = {
     run: (t) => redisScenario(t, 2000),
   },
   redis60: {
-    what: 'redis-server away for 60 s: until everyone has everything after its return',
+    what: 'redis-server away for 60 s, 5 edits a second of each client in each document: until everyone has everything after its return',
     goal: '≤ 2,000',
     budget: 900,
     async run(t) {
-      const scene = await startScene(t, { every: 50, lockTTL })
+      const scene = await startScene(t, { every: 200, lockTTL })
       await scene.enter('ike', { at: 's1', documents: ['doc-1'] })
       await scene.warm()
       const gone = now()
