@@ -349,6 +349,7 @@ aff_slice aff__link_sent_after(const aff__peer *peer, uint64_t seq) {
     for (uint64_t i = 0; peer->acked_seq + i < peer->out_seq && peer->acked_seq + i < seq; i++) {
         at += size_of_batch(peer, i);
     }
+    if (at == peer->queue.len) return aff__none(); /* there may be no buffer at all */
     return aff__slice(peer->queue.data + at, peer->queue.len - at);
 }
 
