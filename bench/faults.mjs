@@ -9,6 +9,8 @@ import { until, within } from '../test/support/wait.mjs'
 const RUNS = Number(process.env.RUNS) || 10
 const BUDGET = (Number(process.env.BUDGET) || 300) * 1000
 const lockTTL = 10_000
+/** Each client makes 20 edits a second in each of its documents. */
+const SCENE = { every: 50, lockTTL }
 
 const now = () => performance.now()
 const seconds = (s) => s * 1000
@@ -37,7 +39,7 @@ const scenarios = {
     what: 'kill -9 of the owner, its connections to Redis are gone: until edits flow again',
     goal: '≤ 1,000',
     async run(t) {
-      const scene = await startScene(t, { every: 50, lockTTL })
+      const scene = await startScene(t, SCENE)
       await scene.warm()
       const killed = now()
       await scene.server.s1.kill('SIGKILL')
@@ -51,7 +53,7 @@ const scenarios = {
     what: 'the machine of the owner vanishes, its connections stand half open: until edits flow again',
     goal: '≤ 10,500',
     async run(t) {
-      const scene = await startScene(t, { every: 50, lockTTL, relays: true })
+      const scene = await startScene(t, { ...SCENE, relays: true })
       await scene.warm()
       scene.relay.s1.blackhole()
       const vanished = now()
@@ -65,7 +67,7 @@ const scenarios = {
     what: 'SIGTERM of the owner of 1 document: the longest pause of an edit',
     goal: '≤ 250',
     async run(t) {
-      const scene = await startScene(t, { every: 50, lockTTL, each: { s1: { configuration: { ...FOREVER, stopOnSignals: true } } } })
+      const scene = await startScene(t, { ...SCENE, each: { s1: { configuration: { ...FOREVER, stopOnSignals: true } } } })
       await scene.warm()
       const started = now()
       scene.leaving.add('s1')
@@ -136,7 +138,7 @@ const scenarios = {
     what: "the owner's event loop blocked 15 s (stallLimit 20 s): until edits flow again after it",
     goal: 'one owner',
     async run(t) {
-      const scene = await startScene(t, { every: 50, lockTTL })
+      const scene = await startScene(t, SCENE)
       await scene.warm()
       const before = await scene.lease('doc-1')
       let awake = false
@@ -158,7 +160,7 @@ const scenarios = {
     what: "the owner's event loop blocked 20 s (stallLimit 3 s): until edits flow again",
     goal: '≤ 13,500, then one owner',
     async run(t) {
-      const scene = await startScene(t, { every: 50, lockTTL, stallLimit: 3000 })
+      const scene = await startScene(t, { ...SCENE, stallLimit: 3000 })
       await scene.warm()
       const started = now()
       const blocked = scene.server.s1.block(seconds(20))
@@ -188,7 +190,7 @@ const scenarios = {
     goal: '≤ 2,000',
     budget: 900,
     async run(t) {
-      const scene = await startScene(t, { every: 200, lockTTL })
+      const scene = await startScene(t, { ...SCENE, every: 200 })
       await scene.enter('ike', { at: 's1', documents: ['doc-1'] })
       await scene.warm()
       const gone = now()
@@ -209,7 +211,7 @@ const scenarios = {
     what: 'the owner cut off from Redis only, in silence: until edits flow again between others',
     goal: '≤ 10,500',
     async run(t) {
-      const scene = await startScene(t, { every: 50, lockTTL, relays: true })
+      const scene = await startScene(t, { ...SCENE, relays: true })
       await scene.warm()
       scene.relay.s1.blackhole()
       const cut = now()
@@ -258,7 +260,7 @@ const scenarios = {
     goal: 'within its TTL (30 s)',
     async run(t) {
       const setup = () => ({ affinity: { customEvents: { whoAmI: async () => process.pid } } })
-      const scene = await startScene(t, { every: 50, lockTTL, setup })
+      const scene = await startScene(t, { ...SCENE, setup })
       await scene.warm()
       await scene.server.s1.kill('SIGKILL')
       const started = now()
@@ -272,7 +274,7 @@ const scenarios = {
 
 /** Many restarts in one scene: 10 runs are 50 restarts. */
 async function redisScenario(t, away) {
-  const scene = await startScene(t, { every: 50, lockTTL })
+  const scene = await startScene(t, SCENE)
   const runs = []
   for (let n = 0; n < 5; n++) {
     await scene.warm(5)

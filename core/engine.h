@@ -54,7 +54,6 @@ typedef struct {
     char former[AFF_BOOT_LEN + 1];  /* the boot before this one */
     char rival[AFF_BOOT_LEN + 1];   /* PROBING: the boot that has the key; "": try to join again */
     uint64_t asked_at;              /* when the request in flight was sent */
-    uint64_t up_since;              /* of the connection to Redis */
     uint64_t settled_at;            /* when others that lost it too are back as well */
     uint64_t renew_at, valid_until; /* JOINED; `valid_until` is also kept when Redis is away */
     uint64_t probe_at, probe_until; /* PROBING */

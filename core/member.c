@@ -103,7 +103,6 @@ static bool has_lapsed(const aff_engine *e) {
 void aff__member_up(aff_engine *e) {
     aff__member *m = &e->member;
     m->redis_up = true;
-    m->up_since = e->now;
     m->settled_at = m->announced ? e->now + AFF_GRACE_MS : e->now;
     if (m->failed) return;
     if (!m->listening) subscribe(e);

@@ -26,8 +26,8 @@ import { ProxySocket } from './proxy.js'
 import { Reloads } from './reload.js'
 import { type SerializedHTTPRequest, serializeRequest, toRequest, withAddress } from './request.js'
 import { ClientSocket, type RealSocket } from './socket.js'
+import { within } from './time.js'
 import { type BaseWebSocket, adaptSocket } from './websocket.js'
-import { within } from './within.js'
 
 const RETRY_STORE_MS = 500
 /** What hand-overs that are under way may take at the end. */

@@ -3,8 +3,8 @@ import type { Documents } from './documents.js'
 import type { Engine } from './engine.js'
 import { report } from './errors.js'
 import type { HandOvers } from './handover.js'
+import { pause, within } from './time.js'
 import { StoreTurns } from './turns.js'
-import { within } from './within.js'
 
 /** What the move of one document takes, with its clients; half of the time is to suffice for all. */
 const EACH_MS = 30
@@ -13,8 +13,6 @@ const AT_ONCE_MAX = 32
 const LOOK_AGAIN_MS = 20
 /** What freeing the remaining leases may take when the time is over. */
 const LAST_LEAVE_MS = 500
-
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 
 /** A server hands on all that it has: each document is stored, its lease is freed, and the rest goes to its next owner. */
 export class Drain {
@@ -55,7 +53,7 @@ export class Drain {
   async #work(): Promise<void> {
     const { documents, loadingDocuments } = this.instance
     while (this.#left() > 0 && (documents.size + loadingDocuments.size > 0 || this.handOvers.areBehind)) {
-      const next = [...documents.values()].find((document) => !this.#taken.has(document))
+      const next = this.#next()
       if (!next) {
         await pause(LOOK_AGAIN_MS)
         continue
@@ -63,6 +61,12 @@ export class Drain {
       this.#taken.add(next)
       await this.#leave(next).catch((error) => report(`draining "${next.name}" failed`, error))
     }
+  }
+
+  /** A document that no worker has had; those that have moved are not in the map any more. */
+  #next(): Document | undefined {
+    for (const document of this.instance.documents.values()) if (!this.#taken.has(document)) return document
+    return undefined
   }
 
   /** Stores a document, frees its lease, and gives what was not stored to whoever owns it next. */

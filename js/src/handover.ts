@@ -1,8 +1,9 @@
 import type { Document, Hocuspocus } from '@hocuspocus/server'
 import { applyUpdate, encodeStateAsUpdate, mergeUpdates } from 'yjs'
 import type { Documents } from './documents.js'
-import type { Engine } from './engine.js'
+import type { Engine, EventOutcome } from './engine.js'
 import { AffinityError } from './errors.js'
+import { pause } from './time.js'
 
 /** The internal event by which the state of a document goes to its new owner. No custom event has such a name. */
 export const MERGE_EVENT = '\0merge'
@@ -20,8 +21,6 @@ const LOOK_AGAIN_MS = 20
 /** How long updates of a lost document are gathered; after failures twice as long each time. */
 const GATHER_MS = 100
 const GATHER_MAX_MS = 5000
-
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 
 /** A lost instance on its way to its document's owner. */
 class HandOver {
@@ -121,19 +120,23 @@ export class HandOvers {
     while (this.areBehind) await pause(LOOK_AGAIN_MS)
   }
 
+  /** Has an internal event handled by the document's owner, as soon as it has one; waits for that for a while. */
+  async #askOwner(event: string, name: string, payload: Uint8Array): Promise<EventOutcome> {
+    const deadline = Date.now() + NEW_OWNER_WITHIN_MS
+    for (;;) {
+      const outcome = await this.engine.emit(event, name, payload, true, true)
+      if (outcome.here || outcome.open || Date.now() >= deadline) return outcome
+      await pause(LOOK_AGAIN_MS)
+    }
+  }
+
   async #merge(name: string, update: Uint8Array): Promise<void> {
     if (update.length > MAX_STATE) {
       console.error(`[RedisServerAffinity] document "${name}" is too large to be handed over: ${update.length} bytes`)
       return
     }
-    const emit = (onlyIfOpen: boolean) => this.engine.emit(MERGE_EVENT, name, update, onlyIfOpen, true)
-    const deadline = Date.now() + NEW_OWNER_WITHIN_MS
-    let outcome = await emit(true)
-    while (!outcome.here && !outcome.open && Date.now() < deadline) {
-      await pause(LOOK_AGAIN_MS)
-      outcome = await emit(true)
-    }
-    if (!outcome.here && !outcome.open) outcome = await emit(false)
+    let outcome = await this.#askOwner(MERGE_EVENT, name, update)
+    if (!outcome.here && !outcome.open) outcome = await this.engine.emit(MERGE_EVENT, name, update, false, true)
     if (!outcome.here) return
     // Nobody wants it: this server has it once more, and the state goes to the store through a new instance.
     try {
@@ -145,13 +148,8 @@ export class HandOvers {
 
   /** Resolves when the next owner has the document open, or nobody has wanted it for a while. */
   async taken(name: string): Promise<void> {
-    const deadline = Date.now() + NEW_OWNER_WITHIN_MS
-    while (Date.now() < deadline) {
-      const outcome = await this.engine.emit(OPEN_EVENT, name, new Uint8Array(), true, true)
-      if (!outcome.here && outcome.open) return
-      if (outcome.here) this.engine.unuse(name, 'event')
-      await pause(LOOK_AGAIN_MS)
-    }
+    const { here } = await this.#askOwner(OPEN_EVENT, name, new Uint8Array())
+    if (here) this.engine.unuse(name, 'event') // nobody else has wanted it
   }
 
   /** At the owner: resolves when the document is open here, or after a while. */

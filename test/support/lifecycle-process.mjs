@@ -6,14 +6,14 @@ import { RedisServerAffinity } from '@hocuspocus/extension-redis-affinity'
 import { Hocuspocus } from '@hocuspocus/server'
 import { Redis } from 'ioredis'
 import { authFrame, MessageType, syncFrame } from './client.mjs'
+import { until } from './wait.mjs'
 
 const options = JSON.parse(process.env.REDIS ?? '{}')
 const [scene] = process.argv.slice(2)
 
 /** A server without a network; `redis` connects to nothing by itself, so that only the extension counts. */
-export function makeServer(serverId, more = {}, extensions = []) {
-  const redis = new Redis({ ...options, lazyConnect: true, ...more.address })
-  delete more.address
+export function makeServer(serverId, { address, ...more } = {}, extensions = []) {
+  const redis = new Redis({ ...options, lazyConnect: true, ...address })
   const affinity = new RedisServerAffinity({ redis, serverId, ...more })
   return { affinity, hocuspocus: new Hocuspocus({ quiet: true, debounce: 20, extensions: [affinity, ...extensions] }) }
 }
@@ -71,14 +71,26 @@ async function traffic(more) {
   return servers
 }
 
+/** Resolves when the extension has told that it can't reach Redis. */
+function refused() {
+  const { warn } = console
+  return new Promise((resolve) => {
+    console.warn = (...words) => {
+      warn(...words)
+      if (words.join(' ').includes("Redis can't be reached")) resolve()
+    }
+  })
+}
+
 /** The process is to end with 7 at the named point. */
 const exits = {
   async constructed() {
     makeServer('a')
   },
   async 'Redis unreachable'() {
+    const told = refused()
     makeServer('a', { address: { path: '/nowhere/redis.sock' } }).affinity.ready().catch(() => {})
-    await sleep(30)
+    await told
   },
   async connecting() {
     makeServer('a').affinity.ready().catch(() => {})
@@ -100,8 +112,8 @@ const exits = {
     await openDocument(server, 'doc')
   },
   async traffic() {
-    await traffic()
-    await sleep(50)
+    const servers = await traffic()
+    await until(() => servers.every(({ affinity }) => affinity.stats().framesOut > 100))
   },
   async 'inside an event handler'() {
     const customEvents = { end: async () => process.exit(7) }
@@ -122,12 +134,12 @@ const exits = {
     await new Promise(() => {})
   },
   async draining() {
-    const storing = Promise.withResolvers?.() ?? {}
-    const slow = { async onStoreDocument() { storing.resolve?.(); await sleep(10_000) } }
+    let isStoring = false
+    const slow = { onStoreDocument: () => new Promise(() => (isStoring = true)) }
     const server = makeServer('a', {}, [slow])
     await keepTyping(server, 'doc')
     void server.affinity.drain()
-    await Promise.race([storing.promise, sleep(60)])
+    await until(() => isStoring)
   },
   async destroying() {
     const servers = await traffic()
@@ -139,14 +151,7 @@ const exits = {
   },
 }
 
-const collect = async (until) => {
-  const deadline = Date.now() + 10_000
-  while (!until()) {
-    if (Date.now() > deadline) throw new Error(`not collected: ${threads()} threads`)
-    globalThis.gc()
-    await sleep(10)
-  }
-}
+const collect = (isCollected) => until(() => (globalThis.gc(), isCollected()), { what: 'collected' })
 
 /** These decide by themselves when they have nothing left to do. */
 const scenes = {
@@ -168,8 +173,9 @@ const scenes = {
   },
   async 'destroyed without Redis'() {
     const { affinity } = makeServer('a', { address: { path: '/nowhere/redis.sock' } })
+    const told = refused()
     affinity.ready().catch((error) => console.log(error.code))
-    await sleep(50)
+    await told
     await affinity.onDestroy()
   },
   /** A member that nobody has destroyed works on. */
