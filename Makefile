@@ -234,7 +234,7 @@ fuzz-merge: $(B)/fuzz/fuzz_$(FUZZ)
 ## test: setup, build, then all tests; ends with `N passed, N failed`
 test: setup
 	@$(MAKE) --no-print-directory prebuild c-tests fuzz-targets
-	@$(NODE) scripts/test.mjs --c $(V) --nomem $(V) --fuzz --node --browser
+	@$(NODE) scripts/test.mjs --c $(V) --nomem $(V) --fuzz --node --faults --browser
 
 ## test-node: the Node tests (FILES="test/node/a.test.mjs ..." for some of them)
 test-node: prebuild

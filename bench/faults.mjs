@@ -119,8 +119,9 @@ const scenarios = {
       await within(s1.kill('SIGTERM'), 's1 ends', 60_000)
       await pass(500)
       clearInterval(typing)
-      const complete = () => pairs.filter(([a, b]) => text(a) !== text(b) || a.unsyncedChanges + b.unsyncedChanges > 0).length
-      const wrong = await until(() => complete() === 0, { timeout: 20_000 }).then(() => [], () => [`${complete()} documents differ`])
+      const differs = ([a, b], document) => text(a) !== text(b) || text(a).length !== made[document].length || a.unsyncedChanges + b.unsyncedChanges > 0
+      const differing = () => pairs.filter(differs).length
+      const wrong = await until(() => differing() === 0, { timeout: 20_000 }).then(() => [], () => [`${differing()} documents differ`])
       const sorted = pauses.toSorted((a, b) => a - b)
       const stores = names.map((name) => cluster.store.stores(name).filter((store) => store.serverId === 's1').length)
       return {

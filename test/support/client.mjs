@@ -38,7 +38,7 @@ export function openSocket({ url, headers, library, ...options }) {
 
 /**
  * A provider, connected. It gets these fields more: `closes` (of the socket or of this document alone), `stateless`
- * (payloads received), `denied` (reasons), `changes` of its unsynced count.
+ * (payloads received), `denied` (reasons), `surplus`: acknowledgements of what it had not changed.
  *
  * @param {object} options
  * @param {string | (() => string)} [options.url] opens a socket of its own; `socket` shares one
@@ -68,6 +68,12 @@ export function connect({ url, socket, name, token = 'alice', headers, library, 
   provider.on('close', ({ event }) => provider.closes.push({ code: event.code, reason: event.reason?.toString() }))
   provider.on('stateless', ({ payload }) => provider.stateless.push(payload))
   provider.on('authenticationFailed', ({ reason }) => provider.denied.push(reason))
+  provider.surplus = 0
+  const decrement = provider.decrementUnsyncedChanges
+  provider.decrementUnsyncedChanges = function () {
+    if (this.unsyncedChanges === 0) this.surplus++
+    decrement?.call(this) // not in old versions
+  }
   provider.attach?.() // before 3.0, the constructor has done it
 
   const destroy = provider.destroy.bind(provider)

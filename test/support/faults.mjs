@@ -334,6 +334,8 @@ class Scene {
         wrong.push(...this.#compare(document, text(provider), name))
         const unsynced = this.#unsynced(client, document)
         if (provider.unsyncedChanges !== unsynced) wrong.push(`${name}: unsynced count ${provider.unsyncedChanges}, not ${unsynced}`)
+        // A new connection acknowledges in one what was typed before it and what is sent again.
+        if (provider.surplus > 0 && client.socket.closes.length === 0) wrong.push(`${name}: ${provider.surplus} acknowledgements too many`)
       }
     }
     for (const document of DOCUMENTS) {
