@@ -100,6 +100,17 @@ static bool has_lapsed(const aff_engine *e) {
     return e->member.state == AFF_MEMBER_JOINED && e->now >= e->member.valid_until;
 }
 
+/*
+ * Do the key and our records still stand? It may be another Redis by now: a replica that was behind
+ * when it was promoted.
+ */
+static void make_sure(aff_engine *e) {
+    e->member.renew_at = e->now;
+    aff__member_tick(e);
+    if (AFF_MUTATE(14, false, true)) aff__docs_reclaim(e);
+    aff__docs_resume(e);
+}
+
 void aff__member_up(aff_engine *e) {
     aff__member *m = &e->member;
     m->redis_up = true;
@@ -113,12 +124,7 @@ void aff__member_up(aff_engine *e) {
     } else if (has_lapsed(e)) {
         lapse(e, "Redis was away for too long");
     } else if (m->state == AFF_MEMBER_JOINED) {
-        /* Do the key and our records still stand? It may be another Redis: a replica that was
-         * behind when it was promoted. */
-        m->renew_at = e->now;
-        aff__member_tick(e);
-        if (AFF_MUTATE(14, false, true)) aff__docs_reclaim(e);
-        aff__docs_resume(e);
+        make_sure(e);
     }
     aff__peers_greet(e);
 }
@@ -297,8 +303,7 @@ void aff__member_stalled(aff_engine *e, bool stalled) {
              stalled ? "the application hangs: membership is not renewed any more"
                      : "the application answers again");
     if (stalled || m->state != AFF_MEMBER_JOINED) return;
-    m->renew_at = e->now;
-    aff__member_tick(e);
+    if (m->redis_up) make_sure(e);
     aff__peers_greet(e);
 }
 

@@ -72,7 +72,7 @@ typedef struct instance {
     bool hands_over, still_stores;          /* handover.ts */
     bool is_unstored;                       /* Redis could not confirm a store: it is tried again */
     unsigned direct;
-    uint64_t epoch, confirmed_at;
+    uint64_t epoch;
     uint64_t loaded_under; /* the epoch under which it has taken in what the store has */
     unsigned changes_sent; /* of document.changes, handed over */
     unsigned changes_noticed;
@@ -93,6 +93,7 @@ typedef struct store_run {
     instance *document;
     void (*then)(server *s, void *arg);
     void *arg;
+    uint64_t asked_at; /* whether it may store */
 } store_run;
 
 /* Hocuspocus works by name: */

@@ -66,7 +66,7 @@ static void replica_is_promoted(sim *w, void *arg, uint64_t number) {
 
 static void do_one(sim *w) {
     server *s = any_server(w);
-    switch (below(w, 26)) {
+    switch (below(w, 27)) {
         case 0:
         case 1: crash(w, s); return;
         case 2:
@@ -113,6 +113,9 @@ static void do_one(sim *w) {
         case 18: application(w, s, 2); return;
         case 19:
         case 20: application(w, s, 3); return;
+        case 21:
+            if (chance(w, 300)) redis_is_flushed(w);
+            return;
         default: application(w, s, 4); return;
     }
 }

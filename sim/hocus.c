@@ -228,7 +228,8 @@ static void confirmed(server *s, void *arg, const aff_action *a) {
         sim_at(w, w->now + takes(w, w->store_us) / 2, s, NULL, reads_again, run, 0);
         return;
     }
-    i->confirmed_at = info(i)->confirmed_at[s->index];
+    /* Whoever says so without having asked says it as of now. */
+    uint64_t confirmed_at = watch_confirmed(info(i), s, i->epoch);
     database_write *b = sim_alloc(w, sizeof(*b));
     *b = (database_write){.run = run,
                           .s = s,
@@ -236,12 +237,14 @@ static void confirmed(server *s, void *arg, const aff_action *a) {
                           .name = i->name,
                           .edits = i->document.edits,
                           .epoch = i->epoch,
-                          .confirmed_at = i->confirmed_at};
+                          .confirmed_at =
+                              confirmed_at > run->asked_at ? confirmed_at : run->asked_at};
     sim_at(w, w->now + takes(w, w->store_us) / 2, NULL, NULL, writes, b, 0);
 }
 
 static void ask_redis(store_run *run) {
     server *s = run->document->s;
+    run->asked_at = s->w->now;
     uint64_t request = facade_ask(s, confirmed, run);
     facade_post(s, &(aff_event){.type = AFF_EV_CONFIRM,
                                 .request = request,

@@ -353,6 +353,19 @@ static void redis_is_back(sim *w, void *arg, uint64_t number) {
     sim_trace(w, "redis", "is back");
 }
 
+static void loses_its_data(sim *w) {
+    w->redis_was_lost = true;
+    w->redis_lost_at = w->now;
+}
+
+/* FLUSHALL, by somebody who did not know: no connection breaks. */
+void redis_is_flushed(sim *w) {
+    if (w->redis_down) return;
+    sim_trace(w, "redis", "is flushed");
+    redis_clear(&w->redis);
+    loses_its_data(w);
+}
+
 void redis_goes(sim *w, uint64_t until, bool loses_data, bool to_replica) {
     if (w->redis_down) return;
     sim_trace(w, "redis", "goes away%s",
@@ -362,10 +375,7 @@ void redis_goes(sim *w, uint64_t until, bool loses_data, bool to_replica) {
     w->redis_down = true;
     if (loses_data) redis_clear(&w->redis);
     if (to_replica) redis_copy(&w->redis, &w->replica);
-    if (loses_data || to_replica) {
-        w->redis_was_lost = true;
-        w->redis_lost_at = w->now;
-    }
+    if (loses_data || to_replica) loses_its_data(w);
     for (int i = 0; i < w->server_count; i++) {
         if (w->servers[i].engine) server_cut(&w->servers[i], true);
         w->servers[i].listener.known_to_redis = false;

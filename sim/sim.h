@@ -135,7 +135,11 @@ typedef struct {
     bool fences;              /* and whether it refuses older ones */
     uint64_t granted_epoch[64], granted_at[64]; /* when epochs were first granted */
     unsigned grants;
-    uint64_t confirmed_at[SERVERS_MAX]; /* when Redis last said that the lease is the server's */
+    /* When Redis last said that the lease is a server's, and under which epoch; and the one before.
+     */
+    struct {
+        uint64_t epoch, at;
+    } confirmed[SERVERS_MAX][2];
 } document_info;
 
 /* A custom event that was emitted. */
@@ -232,6 +236,7 @@ void server_turn(server *s);
 uint64_t server_clock(const server *s);
 int64_t redis_listeners(sim *w, aff_slice channel);
 void redis_goes(sim *w, uint64_t until, bool loses_data, bool to_replica);
+void redis_is_flushed(sim *w);
 uint64_t redis_ms(const sim *w);
 
 /* ---- facade.c, hocus.c
@@ -276,6 +281,7 @@ void faults_heal(sim *w);
 
 void watch_step(server *s); /* after each turn of an I/O thread */
 void watch_store(sim *w, int name, int by, uint64_t epoch, uint64_t confirmed_at);
+uint64_t watch_confirmed(const document_info *d, const server *s, uint64_t epoch);
 void watch_grant(sim *w, server *s, aff_slice key, aff_slice record);
 void watch_stateless(server *s, aff_slice frame); /* an owner gets it */
 void watch_frame(person *p, int index, const aff__client_frame *frame);

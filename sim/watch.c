@@ -51,14 +51,26 @@ void watch_step(server *s) {
 void watch_grant(sim *w, server *s, aff_slice key, aff_slice record) {
     const char *name = word(aff__slice(key.data + 8, key.len - 8)); /* behind rsaLock: */
     document_info *d = &w->names[name_of(w, name)];
-    d->confirmed_at[s->index] = w->now;
     uint64_t epoch = strtoull((const char *)record.data, NULL, 10);
+    if (d->confirmed[s->index][0].epoch != epoch) {
+        d->confirmed[s->index][1] = d->confirmed[s->index][0];
+    }
+    d->confirmed[s->index][0].epoch = epoch;
+    d->confirmed[s->index][0].at = w->now;
     for (unsigned g = 0; g < d->grants && g < 64; g++) {
         if (d->granted_epoch[g] == epoch) return;
     }
     d->granted_epoch[d->grants % 64] = epoch;
     d->granted_at[d->grants++ % 64] = w->now;
     w->totals.epochs++;
+}
+
+/* When Redis has last told a server that it owns a document under this epoch. */
+uint64_t watch_confirmed(const document_info *d, const server *s, uint64_t epoch) {
+    for (int i = 0; i < 2; i++) {
+        if (d->confirmed[s->index][i].epoch == epoch) return d->confirmed[s->index][i].at;
+    }
+    return 0; /* long ago */
 }
 
 /*
@@ -269,12 +281,13 @@ static bool is_empty(sim *w, bool explain) {
     return good;
 }
 
-/* When the last message that is under way will be there: a dead server's peers hear of it until
+/* When the last message that is under way will be read: a dead server's peers hear of it until
  * then.
  */
-static uint64_t all_has_arrived(const sim *w) {
+static uint64_t all_is_read(const sim *w) {
     uint64_t at = w->now;
     for (int i = 0; i < w->server_count; i++) {
+        if (w->servers[i].paused_until > at) at = w->servers[i].paused_until;
         const redis_link *links[] = {&w->servers[i].commands, &w->servers[i].listener};
         for (int k = 0; k < 2; k++) {
             if (links[k]->in.last_at > at) at = links[k]->in.last_at;
@@ -285,7 +298,7 @@ static uint64_t all_has_arrived(const sim *w) {
 }
 
 void watch_end(sim *w) {
-    uint64_t until = all_has_arrived(w) + 40 * (uint64_t)SECOND;
+    uint64_t until = all_is_read(w) + 40 * (uint64_t)SECOND;
     while (!is_empty(w, false)) {
         if (w->now >= until) {
             is_empty(w, true);

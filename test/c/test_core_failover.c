@@ -903,6 +903,25 @@ static void a_short_hang_costs_nothing(void **state) {
     cluster_free(c);
 }
 
+/* Seed 20242: a replica that lacked the lease was promoted while the application hung. */
+static void what_redis_has_forgotten_during_a_hang_is_claimed_again(void **state) {
+    (void)state;
+    cluster *c = three(NEW);
+    tell(c, A, &(aff_event){.type = AFF_EV_STALLED, .flag = true});
+    cut(c, A);
+    redis_del(c, aff__str("rsaLock:doc"));
+    connect_redis(c, A);
+    advance(c, 1000);
+    tell(c, A, &(aff_event){.type = AFF_EV_STALLED, .flag = false});
+    advance(c, 1000);
+    assert_non_null(redis_text(c, "rsaLock:doc"));
+    assert_string_equal(owner_of(c, "doc"), "A");
+    type(c, 1, "doc", 2);
+    settle(c);
+    expect_synced(c, "doc", 7);
+    cluster_free(c);
+}
+
 /* ---- Is it still ours? ----------------------------------------------------------------------- */
 
 static void a_lease_that_stands_is_confirmed_under_its_epoch(void **state) {
@@ -1226,6 +1245,7 @@ int main(void) {
         cmocka_unit_test(h12_the_leaver_dies_at_any_moment_of_a_hand_off),
         cmocka_unit_test(a_server_that_hangs_loses_its_documents_and_learns_it_on_waking),
         cmocka_unit_test(a_short_hang_costs_nothing),
+        cmocka_unit_test(what_redis_has_forgotten_during_a_hang_is_claimed_again),
         cmocka_unit_test(a_lease_that_stands_is_confirmed_under_its_epoch),
         cmocka_unit_test(a_lease_that_another_has_taken_is_not_confirmed),
         cmocka_unit_test(a_lease_whose_record_is_missing_is_claimed_anew),
