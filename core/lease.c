@@ -383,6 +383,13 @@ static void left(aff_engine *e, aff__doc *doc, int status) {
     if (AFF_MUTATE(16, false, true)) answer_left(e, request, status);
 }
 
+/* Where our record did not stand any more, somebody else may have the document. */
+static int left_status(const aff_event *reply) {
+    if (reply->status != 0) return reply->status;
+    bool stood = reply->value_count > 0 && reply->values[0].integer == 1;
+    return stood ? 0 : AFF_EOWNED;
+}
+
 /* This server has lost a document that the app counted on. */
 static void lost(aff_engine *e, aff__doc *doc) {
     if (!doc->kept) return;
@@ -602,7 +609,7 @@ void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply)
         ask->kind == AFF_ASK_CLAIM && memcmp(ask->boot, e->member.boot, AFF_BOOT_LEN) != 0;
     if (ask->kind == AFF_ASK_RELEASE) {
         to(e, doc, AFF_DOC_FREE); /* a record that Redis kept falls to our own next claim */
-        if (doc->left) left(e, doc, reply->status);
+        if (doc->left) left(e, doc, left_status(reply));
         aff__doc_settle(e, doc);
     } else if (reply->status != 0 || outdated) {
         to(e, doc, AFF_DOC_FREE);

@@ -70,7 +70,8 @@ typedef struct instance {
     bool is_tracked, is_lost, is_destroyed; /* documents.ts */
     bool turn_given, turn_over, parked;     /* turns.ts */
     bool hands_over, still_stores;          /* handover.ts */
-    bool is_unstored;                       /* Redis could not confirm a store: it is tried again */
+    bool was_stored, is_unloading;
+    bool is_unstored; /* Redis could not confirm a store: it is tried again */
     unsigned direct;
     uint64_t epoch;
     uint64_t loaded_under; /* the epoch under which it has taken in what the store has */
@@ -100,6 +101,7 @@ typedef struct store_run {
 typedef struct {
     instance *current, *loading;
     load_waiter *waiters, **waiters_end;
+    bool has_moved; /* why the last load failed */
     bool is_debounced;
     unsigned timer; /* of the debounced store */
     uint64_t debounced_since;

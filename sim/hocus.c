@@ -54,9 +54,38 @@ static bool should_unload(const instance *i) {
     return is_unused(i) && !n->is_debounced && !n->running;
 }
 
+static void unload(instance *i);
+
+static void unload_again(sim *w, void *arg, uint64_t number) {
+    (void)w, (void)number;
+    unload(arg);
+}
+
+/* beforeUnloadDocument: nobody else has had it since the last store. */
+static void may_unload(server *s, void *arg, const aff_action *a) {
+    instance *i = arg;
+    i->is_unloading = false;
+    if (a->status == 0) {
+        i->was_stored = false;
+        unload(i);
+    } else if (a->status != AFF_EOWNED) {
+        hocus_after(s, RETRY_STORE_MS * MS, unload_again, i, 0);
+    }
+}
+
 static void unload(instance *i) {
     named *n = hocus_named(i->s, i->name);
     if (!should_unload(i) || n->current != i || i->is_unstored) return;
+    if (i->turn_given) return; /* drain.ts ends it, with what is not stored */
+    if (i->was_stored) {
+        if (i->is_unloading) return;
+        i->is_unloading = true;
+        uint64_t request = facade_ask(i->s, may_unload, i);
+        facade_post(i->s, &(aff_event){.type = AFF_EV_CONFIRM,
+                                       .request = request,
+                                       .document = name_of_instance(i)});
+        return;
+    }
     sim_trace(i->s->w, i->s->name, "unloads %s", info(i)->name);
     n->current = NULL;
     destroy(i);
@@ -64,11 +93,18 @@ static void unload(instance *i) {
 
 static void load_ends(named *n, instance *loaded) {
     n->loading = NULL;
-    if (loaded) n->current = loaded;
+    bool was_lost = loaded && loaded->is_lost; /* affinity.ts, #wrap() */
+    if (loaded && !was_lost) n->current = loaded;
     load_waiter *waiters = n->waiters;
     n->waiters = NULL;
     n->waiters_end = &n->waiters;
-    for (; waiters; waiters = waiters->next) waiters->then(waiters->s, waiters->arg, loaded);
+    for (; waiters; waiters = waiters->next) {
+        if (was_lost) {
+            hocus_want(waiters->s, loaded->name, waiters->then, waiters->arg);
+        } else {
+            waiters->then(waiters->s, waiters->arg, loaded);
+        }
+    }
 }
 
 static void was_read(sim *w, void *arg, uint64_t number) {
@@ -88,6 +124,7 @@ static void load_claimed(server *s, void *arg, const aff_action *a) {
     instance *i = arg;
     if (a->status != 0) {
         i->is_destroyed = true;
+        hocus_named(s, i->name)->has_moved = a->status == AFF_EOWNED;
         load_ends(hocus_named(s, i->name), NULL);
         return;
     }
@@ -154,6 +191,7 @@ typedef struct {
 
 static void is_written(sim *w, void *arg, uint64_t number) {
     (void)w, (void)number;
+    ((database_write *)arg)->run->document->was_stored = true;
     store_ends(((database_write *)arg)->run, true);
 }
 
@@ -289,6 +327,10 @@ static void debounce_is_over(sim *w, void *arg, uint64_t timer) {
 static void debounce_store(instance *i, bool at_once, void (*then)(server *, void *), void *arg) {
     sim *w = i->s->w;
     named *n = hocus_named(i->s, i->name);
+    if (i->is_lost) { /* affinity.ts, #wrap() */
+        if (then) then(i->s, arg);
+        return;
+    }
     uint64_t since = n->is_debounced ? n->debounced_since : w->now;
     if (at_once || w->now - since >= w->max_debounce_us) {
         store_now(i, then, arg);
@@ -337,7 +379,7 @@ static instance *instance_of(document *d) {
 }
 
 /* Connection.close() of Hocuspocus. */
-static void close_connection(hocus_address *a) {
+static void close_connection(hocus_address *a, bool is_mute) {
     if (a->phase != ESTABLISHED) return;
     server *s = a->hocus->s;
     instance *i = instance_of(a->con.document);
@@ -346,7 +388,7 @@ static void close_connection(hocus_address *a) {
     bytes frame = {0};
     make_frame(&frame, address_of(a->address), AFF_HP_CLOSE, aff__none());
     hocus_after(s, 100, after_disconnect, i, 0);
-    send_frame(a, &frame);
+    if (!is_mute) send_frame(a, &frame);
     free(frame.data);
 }
 
@@ -355,7 +397,7 @@ static void on_frame(hocus_address *a, aff_slice data) {
     aff__client_frame frame;
     AFF_ASSERT(aff__parse_client_frame(data, &frame));
     if (frame.type == AFF_HP_CLOSE) {
-        close_connection(a);
+        close_connection(a, false);
     } else if (frame.type == STATELESS) {
         return;
     } else {
@@ -370,7 +412,8 @@ static void established(server *s, void *arg, instance *i) {
     if (a->phase != LOADING) return;
     if (!i) {
         a->phase = OVER;
-        if (!a->hocus->is_closed) facade_denied(a->hocus);
+        bool has_moved = hocus_named(s, a->name)->has_moved;
+        if (!a->hocus->is_closed && !has_moved) facade_denied(a->hocus);
         return;
     }
     if (a->hocus->is_closed) { /* wow, that was fast */
@@ -446,7 +489,7 @@ void hocus_receive(hocus *h, aff_slice data) {
 /* ClientConnection.handleClose(). */
 void hocus_ends(hocus *h) {
     if (h->is_closed) return;
-    for (hocus_address *a = h->addresses; a; a = a->next) close_connection(a);
+    for (hocus_address *a = h->addresses; a; a = a->next) close_connection(a, false);
     h->is_closed = true;
 }
 
@@ -614,7 +657,8 @@ static void send_state(sim *w, void *arg, uint64_t number) {
 
 static void close_connections(instance *i) {
     while (i->document.connections) {
-        close_connection(AFF_OF(i->document.connections, hocus_address, con));
+        hocus_address *a = AFF_OF(i->document.connections, hocus_address, con);
+        close_connection(a, a->con.is_proxy);
     }
 }
 
@@ -651,9 +695,11 @@ void hocus_evict(server *s, int name, bool hand_over) {
 static void left(server *s, void *arg, const aff_action *a) {
     instance *i = arg;
     s->facade->leaving--;
-    if (a->status != 0) s->facade->leave_failed = true;
-    if (!i->is_lost && a->status == 0) {
-        hocus_evict(s, i->name, i->changes_sent != i->document.changes || i->direct > 0);
+    bool was_ours = a->status == 0, done = was_ours || a->status == AFF_EOWNED;
+    if (!done) s->facade->leave_failed = true;
+    if (!i->is_lost && done) {
+        bool is_changed = i->changes_sent != i->document.changes;
+        hocus_evict(s, i->name, !was_ours || is_changed || i->direct > 0);
     }
 }
 

@@ -7,6 +7,7 @@ import type {
   afterLoadDocumentPayload,
   afterStoreDocumentPayload,
   afterUnloadDocumentPayload,
+  beforeUnloadDocumentPayload,
   onConfigurePayload,
   onDisconnectPayload,
   onLoadDocumentPayload,
@@ -79,6 +80,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #news = new EventEmitter()
   #failClosedTimer: NodeJS.Timeout | undefined
   #wasMember = false
+  #isEvicting = false
 
   /** @throws AffinityError `AFF_EINVAL`; its message names the option. */
   constructor(configuration: Configuration<TCE>) {
@@ -318,10 +320,24 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #wrap(instance: Hocuspocus): void {
     const unloadDocument = instance.unloadDocument.bind(instance)
     instance.unloadDocument = async (document) => {
-      if (this.#storesLater.has(document) && !this.#documents.isLost(document)) return
+      const isKept = this.#storesLater.has(document) || this.#drain?.isEnding(document)
+      if (isKept && !this.#documents.isLost(document)) return
       if (instance.documents.get(document.name) === document) return unloadDocument(document)
       if (!this.#documents.isLost(document) && !document.isDestroyed) return unloadDocument(document)
     }
+    // What was lost while it was being loaded is nobody's: who has waited for it waits for the next load.
+    const createDocument = instance.createDocument.bind(instance)
+    instance.createDocument = async (...args) => {
+      for (;;) {
+        const document = await createDocument(...args)
+        if (!this.#documents?.isLost(document)) return document
+        if (instance.documents.get(document.name) === document) instance.documents.delete(document.name)
+      }
+    }
+    // One slot of the debouncer serves all instances of a name: a lost one must not take it from the present one.
+    const storeDocumentHooks = instance.storeDocumentHooks.bind(instance)
+    instance.storeDocumentHooks = (document, payload, immediately) =>
+      this.#documents?.isLost(document) ? Promise.resolve() : storeDocumentHooks(document, payload, immediately)
     // Server.destroy() closes all connections before it waits for the documents: they move instead.
     const closeConnections = instance.closeConnections.bind(instance)
     instance.closeConnections = (documentName) => {
@@ -400,6 +416,23 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   async afterStoreDocument({ document }: Pick<afterStoreDocumentPayload, 'document'>): Promise<void> {
     this.#documents.stored(document)
+  }
+
+  /**
+   * A store may have ended after another server had taken the document over, and loaded it without that: then this
+   * instance is still needed. So it goes once Redis has said, after the last store, that the document is ours.
+   */
+  async beforeUnloadDocument({ instance, document, documentName }: beforeUnloadDocumentPayload): Promise<void> {
+    if (!this.#documents?.wasStored(document) || this.#documents.isLost(document)) return
+    try {
+      await this.#documents.confirm(documentName)
+    } catch (error) {
+      const { code } = error as AffinityError
+      if (code === 'AFF_ECLOSED') return
+      const again = () => void instance.unloadDocument(document)
+      if (code !== 'AFF_EOWNED') setTimeout(again, RETRY_STORE_MS).unref()
+      throw new SkipFurtherHooksError('')
+    }
   }
 
   /** Ends the document's use: its lease is released with the last one. */
@@ -493,7 +526,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
           const { request, context } = unpackValue(packed) as { request: SerializedHTTPRequest; context: unknown }
           return this.#connectWithContext(socket, request, context ?? {})
         })
-      const proxy = new ProxySocket(id, this.#engine!, connect, () => this.#proxies.delete(id))
+      const isMute = () => this.#isEvicting
+      const proxy = new ProxySocket(id, this.#engine!, connect, isMute, () => this.#proxies.delete(id))
       if (proxy.readyState === 1) this.#proxies.set(id, proxy)
     },
     proxyFrame: (id, data) => this.#proxies.get(id)?.receive(data),
@@ -573,7 +607,10 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const document = this.#documents.lose(name)
     if (!document || !instance) return
     if (instance.documents.get(name) === document) instance.documents.delete(name)
+    // The CLOSE frames of these are for nobody: the client may be here again, as one of the next epoch's.
+    this.#isEvicting = true
     for (const connection of document.getConnections()) connection.close({ code: 4205, reason: 'Reset Connection' })
+    this.#isEvicting = false
     if (handOver) void this.#handOvers.begin(document)
     else document.destroy()
     void instance.hooks('afterUnloadDocument', { instance, documentName: name }).catch(() => {})

@@ -1,7 +1,7 @@
 import type { Document, Hocuspocus } from '@hocuspocus/server'
 import { AffinityError } from './errors.js'
 import type { Engine } from './engine.js'
-import { NOT_OWNER_REASON } from './hocuspocus.js'
+import { MOVED_REASON, NOT_OWNER_REASON } from './hocuspocus.js'
 
 /** Why this server keeps documents: loaded instances, and holds of lockDocument. The engine counts the rest. */
 export class Documents {
@@ -11,7 +11,7 @@ export class Documents {
   #holds = new Map<string, Set<object>>()
   #epochs = new Map<string, number>()
   /* How many changes an instance has had; how many of them the last store has seen, and the last that ended well. */
-  #changes = new WeakMap<Document, { made: number; storing: number; stored: number }>()
+  #changes = new WeakMap<Document, { made: number; storing: number; stored: number; stores: number }>()
 
   constructor(private readonly engine: Engine) {}
 
@@ -88,7 +88,8 @@ export class Documents {
     try {
       this.#epochs.set(name, await this.engine.claim(name, 'loaded'))
     } catch (error) {
-      throw Object.assign(error as AffinityError, { reason: NOT_OWNER_REASON })
+      const reason = (error as AffinityError).code === 'AFF_EOWNED' ? MOVED_REASON : NOT_OWNER_REASON
+      throw Object.assign(error as AffinityError, { reason })
     }
     this.#track(document)
     // No hook tells of a load that fails later; the promise does.
@@ -121,7 +122,7 @@ export class Documents {
 
   /** From here on changes count: what came before was loaded. */
   watchChanges(document: Document): void {
-    const changes = { made: 0, storing: 0, stored: 0 }
+    const changes = { made: 0, storing: 0, stored: 0, stores: 0 }
     this.#changes.set(document, changes)
     document.on('update', () => changes.made++)
   }
@@ -133,7 +134,13 @@ export class Documents {
 
   stored(document: Document): void {
     const changes = this.#changes.get(document)
-    if (changes) changes.stored = changes.storing
+    if (!changes) return
+    changes.stored = changes.storing
+    changes.stores++
+  }
+
+  wasStored(document: Document): boolean {
+    return (this.#changes.get(document)?.stores ?? 0) > 0
   }
 
   /** Counts as a change; returns its number. */

@@ -42,6 +42,11 @@ export class Drain {
     await this.#leaveTheRest()
   }
 
+  /** Is it this drain that ends the instance? What has changed since its store is handed over then. */
+  isEnding(document: Document): boolean {
+    return this.#taken.has(document)
+  }
+
   #left(): number {
     return Math.max(0, this.#until - Date.now())
   }
@@ -79,24 +84,23 @@ export class Drain {
     if (isWaiting || !debouncer.isDebounced(id)) await document.saveMutex.waitForUnlock()
     else await debouncer.executeNow(id)
     this.turns.end(document)
-    await this.#free(document)
+    const wasOurs = await this.#free(document)
     if (this.instance.documents.get(name) !== document) return
     const hasClients = document.getConnectionsCount() > document.directConnectionsCount
-    this.evict(name, this.documents.isUnstored(document) || document.directConnectionsCount > 0)
+    this.evict(name, !wasOurs || this.documents.isUnstored(document) || document.directConnectionsCount > 0)
     // Others take over no more at once than they can: a document pauses while it queues there.
     if (hasClients) await within(this.#left(), this.handOvers.taken(name))
   }
 
-  /** Not while Redis is asked about the lease, or away. */
-  async #free(document: Document): Promise<void> {
+  /** Not while Redis is asked about the lease, or away. True: nobody else can have had the document until then. */
+  async #free(document: Document): Promise<boolean> {
     while (this.instance.documents.get(document.name) === document) {
-      const done = await this.engine.leave(document.name).then(
-        () => true,
-        () => false,
-      )
-      if (done || this.#left() === 0) return
+      const wasOurs = await this.engine.leave(document.name).catch(() => undefined)
+      if (wasOurs !== undefined) return wasOurs
+      if (this.#left() === 0) break
       await pause(LOOK_AGAIN_MS)
     }
+    return false
   }
 
   /**

@@ -242,9 +242,18 @@ export class Engine {
     return this.#askAbout(documentName, k.CONFIRM)
   }
 
-  /** Gives a document up, whatever it is used for; its routes move. Resolves when it is free. */
-  leave(documentName: string): Promise<void> {
-    return this.#askAbout(documentName, k.LEAVE).then(() => {})
+  /**
+   * Gives a document up, whatever it is used for; its routes move. Resolves when it is free: with true if it has been
+   * this server's until then.
+   */
+  leave(documentName: string): Promise<boolean> {
+    return this.#askAbout(documentName, k.LEAVE).then(
+      () => true,
+      (error: AffinityError) => {
+        if (error.code === 'AFF_EOWNED') return false
+        throw error
+      },
+    )
   }
 
   /** From here on this server claims nothing. */

@@ -4,5 +4,9 @@ import type { Hocuspocus } from '@hocuspocus/server'
 export type ClientConnection = ReturnType<Hocuspocus['handleConnection']>
 export type HandleConnection = Hocuspocus['handleConnection']
 
-/** The reason in our own rejection of a load: a lost race for a document, never a client's fault. */
+/* The reasons in our own rejections of a load, which are never a client's fault. */
+
+/** Another server owns the document: its clients' routes go there, and those who waited for it here need not know. */
+export const MOVED_REASON = 'redis-affinity:moved'
+/** Nobody can say who owns it: the client is to connect again. */
 export const NOT_OWNER_REASON = 'redis-affinity:not-owner'

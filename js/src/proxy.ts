@@ -1,7 +1,7 @@
 import type { LazyConnection, SocketForHocuspocus } from './connection.js'
 import type { Engine } from './engine.js'
 import { deniedReason, isClose } from './frames.js'
-import { NOT_OWNER_REASON } from './hocuspocus.js'
+import { MOVED_REASON, NOT_OWNER_REASON } from './hocuspocus.js'
 
 const OPEN = 1
 const CLOSED = 3
@@ -17,6 +17,7 @@ export class ProxySocket implements SocketForHocuspocus {
     private readonly id: number,
     private readonly engine: Engine,
     connect: (socket: SocketForHocuspocus) => LazyConnection,
+    private readonly isMute: () => boolean,
     private readonly onEnd: () => void,
   ) {
     this.connection = connect(this)
@@ -24,13 +25,15 @@ export class ProxySocket implements SocketForHocuspocus {
 
   /** Hocuspocus has a frame for the client. */
   send(data: Uint8Array): void {
-    if (this.readyState !== OPEN) return
+    if (this.readyState !== OPEN || this.isMute()) return
     if (isClose(data)) {
       this.#deferClose(data)
       return
     }
     this.#sendCloses()
-    if (data.length < 512 && deniedReason(data) === NOT_OWNER_REASON) this.close(4205, 'Reset Connection')
+    const denied = data.length < 512 ? deniedReason(data) : undefined
+    if (denied === MOVED_REASON) return
+    if (denied === NOT_OWNER_REASON) this.close(4205, 'Reset Connection')
     else this.engine.proxySend(this.id, data)
   }
 

@@ -2,7 +2,7 @@ import { type LazyConnection, type SocketForHocuspocus } from './connection.js'
 import type { Engine, Place } from './engine.js'
 import { report } from './errors.js'
 import { ClientState, addressOf, deniedReason, endsRoute, isClose } from './frames.js'
-import { NOT_OWNER_REASON } from './hocuspocus.js'
+import { MOVED_REASON, NOT_OWNER_REASON } from './hocuspocus.js'
 
 /** The client's socket, whatever library it comes from. */
 export interface RealSocket {
@@ -133,7 +133,9 @@ export class ClientSocket {
   /** Hocuspocus here has a frame for the client. */
   #sendFromHere(data: Uint8Array): void {
     if (this.#closed) return
-    if (deniedReason(data) === NOT_OWNER_REASON) {
+    const denied = deniedReason(data)
+    if (denied === MOVED_REASON) return
+    if (denied === NOT_OWNER_REASON) {
       this.close(RESET.code, RESET.reason)
       return
     }

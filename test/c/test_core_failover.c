@@ -866,6 +866,19 @@ static void h12_the_leaver_dies_at_any_moment_of_a_hand_off(void **state) {
     }
 }
 
+static void a_document_that_had_gone_before_it_was_left_is_told_apart(void **state) {
+    (void)state;
+    cluster *c = three(NEW);
+    redis_del(c, aff__str("rsaLock:doc"));
+    hand_off(c, A, 7, "doc");
+    settle(c);
+    assert_non_null(strstr(c->servers[A].trace, "claim:7:owned:"));
+    type(c, 1, "doc", 2);
+    settle(c);
+    expect_synced(c, "doc", 7);
+    cluster_free(c);
+}
+
 /* ---- A hung application ---------------------------------------------------------------------- */
 
 static void a_server_that_hangs_loses_its_documents_and_learns_it_on_waking(void **state) {
@@ -1244,6 +1257,7 @@ int main(void) {
         cmocka_unit_test(a_document_that_is_not_owned_can_not_be_handed_off),
         cmocka_unit_test(h12_the_leaver_dies_at_any_moment_of_a_hand_off),
         cmocka_unit_test(a_server_that_hangs_loses_its_documents_and_learns_it_on_waking),
+        cmocka_unit_test(a_document_that_had_gone_before_it_was_left_is_told_apart),
         cmocka_unit_test(a_short_hang_costs_nothing),
         cmocka_unit_test(what_redis_has_forgotten_during_a_hang_is_claimed_again),
         cmocka_unit_test(a_lease_that_stands_is_confirmed_under_its_epoch),

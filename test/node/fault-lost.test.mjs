@@ -1,0 +1,124 @@
+// What a server still holds of a document that it has lost, or may lose at any moment, is neither stored over nor forgotten.
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { connect, synced, text, type } from '../support/client.mjs'
+import { startCluster } from '../support/cluster.mjs'
+import { startRelay } from '../support/relay.mjs'
+import { until } from '../support/wait.mjs'
+
+/** Loads and writes wait as long as their gate is shut. */
+const setup = () => ({ beforeLoad: () => globalThis.gates?.load?.shut, beforeWrite: () => globalThis.gates?.write?.shut })
+
+const shut = (server, gate) =>
+  server.run((_, gate) => {
+    globalThis.gates ??= {}
+    globalThis.gates[gate] = {}
+    globalThis.gates[gate].shut = new Promise((resolve) => (globalThis.gates[gate].open = resolve))
+  }, gate)
+const open = (server, gate) =>
+  server.run((_, gate) => {
+    globalThis.gates[gate].open()
+    delete globalThis.gates[gate]
+  }, gate)
+
+/** In Redis the document is another server's from here on; nobody has been told. */
+async function give(cluster, name, serverId) {
+  const { client } = cluster.redis
+  const [epoch] = (await client.get(`rsaLock:${name}`)).split(' ')
+  await client.set(`rsaLock:${name}`, `${BigInt(epoch) + 1000n} ${await client.get(`rsaServer:${serverId}`)} ${serverId}`)
+}
+
+/** The server finds out. */
+const findsOut = (server, name) => assert.rejects(server.run(({ affinity }, name) => affinity.assertOwner(name), name), { code: 'AFF_EOWNED' })
+
+const owner = async (cluster, name) => (await cluster.redis.client.get(`rsaLock:${name}`))?.split(' ')[2]
+
+async function two(t, options = {}) {
+  const cluster = await startCluster(2, { lockTTL: 10_000, setup, configuration: { debounce: 300, maxDebounce: 2000 }, ...options })
+  t.after(() => cluster.stop())
+  return { cluster, s1: cluster.servers[0], s2: cluster.servers[1] }
+}
+
+describe('lost', () => {
+  test('a lost instance that a direct connection ends does not cancel the store of the one that came after it', async (t) => {
+    const { cluster, s1 } = await two(t)
+    const ann = await synced(connect({ url: s1.url, name: 'slot' }))
+    t.after(() => ann.destroy())
+    await s1.edit('slot', 'direct ', { keep: true })
+    await until(() => cluster.store.text('slot') === 'direct ')
+    await give(cluster, 'slot', 's2')
+    await findsOut(s1, 'slot')
+    // s2 does not want it: s1 has it again, and loads it again.
+    await until(() => s1.run(({ hocuspocus, kept }) => (hocuspocus.documents.get('slot') ?? kept.direct.get('slot').document) !== kept.direct.get('slot').document), {
+      what: 'there is another instance',
+    })
+    await until(async () => (await owner(cluster, 'slot')) === 's1')
+    type(ann, 'ann')
+    await synced(ann)
+    await s1.closeDirect('slot')
+    await until(() => cluster.store.text('slot') === 'direct ann', { timeout: 5000, what: 'it is stored' })
+  })
+
+  test('a document that is lost while it is loaded, and had again, is loaded again', async (t) => {
+    const { cluster, s1 } = await two(t)
+    await shut(s1, 'load')
+    const ann = connect({ url: s1.url, name: 'loading' })
+    t.after(() => ann.destroy())
+    await until(() => cluster.store.loads('loading').length === 1)
+    await give(cluster, 'loading', 's2')
+    await findsOut(s1, 'loading')
+    await until(async () => (await owner(cluster, 'loading')) === 's1')
+    await open(s1, 'load')
+    type(ann, 'ann')
+    await synced(ann)
+    await until(() => cluster.store.text('loading') === 'ann', { timeout: 5000, what: 'it is stored' })
+    assert.deepEqual(cluster.store.loads('loading').map((load) => load.serverId), ['s1', 's1'])
+    assert.deepEqual([...ann.closes, ...ann.denied], [])
+  })
+
+  test('a store that ends after others have loaded the document: its last client leaves, and the owner gets what it holds', async (t) => {
+    const { cluster, s1, s2 } = await two(t)
+    const ann = await synced(connect({ url: s1.url, name: 'late' }))
+    await shut(s1, 'write')
+    type(ann, 'ann')
+    await synced(ann)
+    await until(() => s1.run(({ hocuspocus }) => hocuspocus.documents.get('late').saveMutex.isLocked()), { what: 's1 stores' })
+    ann.destroy()
+    await until(async () => (await s1.connections('late')) === 0)
+    await give(cluster, 'late', 's2')
+    const bob = await synced(connect({ url: s2.url, name: 'late' }))
+    t.after(() => bob.destroy())
+    assert.equal(text(bob), '')
+    await open(s1, 'write')
+    await until(() => text(bob) === 'ann', { timeout: 5000, what: 'bob has it' })
+    type(bob, ' bob')
+    await until(() => ['ann bob', ' bobann'].includes(cluster.store.text('late')), { timeout: 5000, what: 'both are stored' })
+  })
+
+  test('H12 what a direct connection writes and leaves behind while the lease is being freed moves with the document', async (t) => {
+    const { cluster, s2 } = await two(t)
+    const relay = await startRelay(cluster.redis)
+    t.after(() => relay.stop())
+    const leaver = await cluster.add('leaver', { redis: relay, configuration: { debounce: 60_000, maxDebounce: 60_000 } })
+    await leaver.edit('freed', 'one', { keep: true })
+    relay.delay(300)
+    await leaver.run(({ affinity, hocuspocus, kept }) => {
+      kept.document = hocuspocus.documents.get('freed')
+      kept.drained = affinity.drain()
+    })
+    await until(() => cluster.store.text('freed') === 'one', { what: 'the leaver has stored' })
+    // It asks Redis to free the lease now, and waits for the answer.
+    await leaver.run(async ({ kept }) => {
+      await kept.document.saveMutex.waitForUnlock()
+      await new Promise(setImmediate)
+      const connection = kept.direct.get('freed')
+      kept.direct.delete('freed')
+      await connection.transact((document) => document.getText('text').insert(3, ' two'))
+      await connection.disconnect()
+    })
+    await leaver.run(({ kept }) => kept.drained)
+    const bob = await synced(connect({ url: s2.url, name: 'freed' }))
+    t.after(() => bob.destroy())
+    await until(() => text(bob) === 'one two', { timeout: 5000, what: 'all of it has moved' })
+  })
+})
