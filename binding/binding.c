@@ -5,6 +5,7 @@
  *   post(handle, kind, flag, code, socket, status, request, document, name, data) -> status
  *   frame(handle, socket, data) -> status   the hot paths of post: a client's frame,
  *   send(handle, proxies, data) -> status   a frame of Hocuspocus for proxy sockets
+ *   wake(handle)                            what was posted is to be heard now
  *   validUntil(handle), now() -> ms         stats(handle) -> object      alive(handle)
  *   close(handle)
  *
@@ -340,6 +341,15 @@ static napi_value js_send(napi_env env, napi_callback_info info) {
     return post_record(env, h, &record);
 }
 
+static napi_value js_wake(napi_env env, napi_callback_info info) {
+    size_t argc = 1;
+    napi_value argv[1];
+    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
+    handle *h = get_handle(env, argv[0]);
+    if (h && h->instance) aff_instance_wake(h->instance);
+    return NULL;
+}
+
 /* ---- Looking
  * ------------------------------------------------------------------------------------------ */
 
@@ -522,9 +532,11 @@ NAPI_MODULE_INIT() {
         const char *name;
         napi_callback call;
     } functions[] = {
-        {"open", open_instance}, {"close", close_instance}, {"post", js_post},
-        {"frame", js_frame},     {"send", js_send},         {"validUntil", js_valid_until},
-        {"now", js_now},         {"alive", js_alive},       {"stats", js_stats},
+        {"open", open_instance}, {"close", close_instance},
+        {"post", js_post},       {"frame", js_frame},
+        {"send", js_send},       {"wake", js_wake},
+        {"now", js_now},         {"alive", js_alive},
+        {"stats", js_stats},     {"validUntil", js_valid_until},
     };
     for (size_t i = 0; i < sizeof(functions) / sizeof(*functions); i++) {
         napi_value function;

@@ -22,6 +22,7 @@ struct aff_instance {
     size_t channel_len;
     uint32_t failed_attempts; /* to connect, since the last success */
     bool has_started, refused, closing;
+    bool has_news; /* for the application, which has not been woken yet */
     atomic_bool abort;
     atomic_uint_fast64_t valid_until;
     uv_mutex_t stats_mutex;
@@ -41,9 +42,15 @@ uint64_t aff_now(void) {
 
 /* ---- To the application -------------------------------------------------------------------- */
 
+static void wake_application(aff_instance *in) {
+    if (in->has_news) in->config.wake(in->config.arg);
+    in->has_news = false;
+}
+
 static void deliver(aff_instance *in, const aff_record *record, uint64_t credit) {
     int status = aff_queue_push(&in->outbox, record, credit);
-    if (status == 1) in->config.wake(in->config.arg);
+    in->has_news = true;
+    if (status == 1) wake_application(in);
     if (status < 0) atomic_store(&in->abort, true); /* can't go on without telling: fail whole */
 }
 
@@ -369,6 +376,7 @@ void aff_instance_alive(aff_instance *in) {
     atomic_store(&in->alive_at, aff_now());
     if (!atomic_exchange(&in->stalled, false)) return;
     aff_instance_post(in, &(aff_record){.kind = AFF_EV_STALLED, .flag = false});
+    aff_instance_wake(in);
 }
 
 static void save_stats(aff_instance *in) {
@@ -379,9 +387,7 @@ static void save_stats(aff_instance *in) {
     uv_mutex_unlock(&in->stats_mutex);
 }
 
-/* Before the loop sleeps: send what was gathered, do what the engine wants, set its alarm. */
-static void on_turn(uv_prepare_t *handle) {
-    aff_instance *in = handle->data;
+static void turn(aff_instance *in) {
     if (atomic_load(&in->abort) && !in->closing) {
         tell(in, AFF_ACT_FAILED, AFF_ENOMEM, "the engine has stopped: out of memory");
         stop(in);
@@ -395,6 +401,12 @@ static void on_turn(uv_prepare_t *handle) {
     atomic_store(&in->valid_until, aff_valid_until(in->engine));
     save_stats(in);
     set_timer(in);
+}
+
+/* Before the loop sleeps: send what was gathered, do what the engine wants, set its alarm. */
+static void on_turn(uv_prepare_t *handle) {
+    turn(handle->data);
+    wake_application(handle->data);
 }
 
 static void stop(aff_instance *in) {
@@ -496,8 +508,12 @@ int aff_instance_open(const aff_instance_config *config, aff_instance **out) {
 
 int aff_instance_post(aff_instance *in, const aff_record *record) {
     int status = aff_queue_push(&in->inbox, record, 0);
-    if (status == 1) uv_async_send(&in->wakeup);
+    if (status == 1) aff_instance_wake(in);
     return status < 0 ? status : 0;
+}
+
+void aff_instance_wake(aff_instance *in) {
+    uv_async_send(&in->wakeup);
 }
 
 aff_block aff_instance_take(aff_instance *in) {
@@ -525,7 +541,7 @@ void aff_instance_seal_stats(const aff_instance *in, aff_seal_stats *out) {
 
 void aff_instance_close(aff_instance *in) {
     atomic_store(&in->abort, true);
-    uv_async_send(&in->wakeup); /* harmless where the handle is closed: its loop has ended */
+    aff_instance_wake(in); /* harmless where the handle is closed: its loop has ended */
     uv_thread_join(&in->thread);
     uv_loop_close(&in->loop);
     free_instance(in);

@@ -38,7 +38,8 @@ typedef struct {
     aff_slice secrets[AFF_SEAL_KEYS_MAX];
     size_t secret_count;
     uint64_t stall_limit_ms; /* the application's silence after which nothing is renewed; 0: none */
-    void (*wake)(void *arg); /* on the instance's thread: there is something to take */
+    void (*wake)(
+        void *arg); /* on the instance's thread, once in a turn: there is something to take */
     void *arg;
 } aff_instance_config;
 
@@ -48,11 +49,15 @@ typedef struct {
  */
 int aff_instance_open(const aff_instance_config *config, aff_instance **out);
 
-/* Tells it something; any thread. Errors: AFF_EFULL, AFF_ENOMEM, which changed nothing. */
+/*
+ * Tells it something; any thread. It hears of it with the next aff_instance_wake(): a system call,
+ * which many records share. Errors: AFF_EFULL, AFF_ENOMEM, which changed nothing.
+ */
 int aff_instance_post(aff_instance *instance, const aff_record *record);
+void aff_instance_wake(aff_instance *instance);
 
 /* Takes what it has to tell; one thread. Give the block's credit back with aff_instance_consumed()
- * once it has been worked through, or peers will stop sending. */
+ * once it has been worked through (this is a post too), or peers will stop sending. */
 aff_block aff_instance_take(aff_instance *instance);
 int aff_instance_consumed(aff_instance *instance, uint64_t credit);
 

@@ -55,7 +55,7 @@ int aff_queue_push(aff_queue *queue, const aff_record *record, uint64_t credit) 
     uv_mutex_lock(&queue->mutex);
     int status = make_room(queue, len);
     if (status == 0) {
-        status = queue->len == 0;
+        status = ++queue->count % AFF_QUEUE_BURST == 0;
         write_record(queue->data + queue->len, record, (uint32_t)len - 4);
         queue->len += len;
         queue->credit += credit;
@@ -69,6 +69,7 @@ aff_block aff_queue_take(aff_queue *queue) {
     aff_block block = {queue->data, queue->len, queue->credit};
     queue->data = NULL;
     queue->len = queue->cap = 0;
+    queue->count = 0;
     queue->credit = 0;
     uv_mutex_unlock(&queue->mutex);
     return block;

@@ -15,7 +15,7 @@
 
 #include "aff.h"
 
-enum { AFF_RECORD_HEADER = 40 };
+enum { AFF_RECORD_HEADER = 40, AFF_QUEUE_BURST = 64 };
 
 typedef struct {
     uint8_t kind;
@@ -31,6 +31,7 @@ typedef struct {
     uv_mutex_t mutex;
     uint8_t *data;
     size_t len, cap, max;
+    unsigned count;  /* records in `data` */
     uint64_t credit; /* of what is in `data` */
 } aff_queue;
 
@@ -46,8 +47,9 @@ int aff_queue_init(aff_queue *queue, size_t max);
 void aff_queue_free(aff_queue *queue);
 
 /*
- * Appends a record; any thread. `credit` is added up for the reader. Returns 1 if the queue was
- * empty, so that the reader must be woken; 0; AFF_EFULL or AFF_ENOMEM, which changed nothing.
+ * Appends a record; any thread. `credit` is added up for the reader, whom the writer wakes once it
+ * has no more to write. Returns 1 with each AFF_QUEUE_BURST-th record: time to wake the reader, so
+ * that both work at once; 0; AFF_EFULL or AFF_ENOMEM, which changed nothing.
  */
 int aff_queue_push(aff_queue *queue, const aff_record *record, uint64_t credit);
 

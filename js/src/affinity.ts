@@ -71,6 +71,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #destroyed: Promise<void> | undefined
 
   #sockets = new Map<number, ClientSocket>()
+  /** To be flushed. */
+  #gathering: ClientSocket[] = []
   #byWebSocket = new Map<BaseWebSocket, Wired>()
   #byKey = new Map<string, Wired>()
   /** Sockets refused because another one with their key is open; their close events are still to come. */
@@ -514,8 +516,13 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   }
 
   readonly #events: EngineEvents = {
-    send: (sockets, data) => {
-      for (const id of sockets) this.#sockets.get(id)?.send(data)
+    send: (id, data) => {
+      const client = this.#sockets.get(id)
+      if (client?.gather(data)) this.#gathering.push(client)
+    },
+    sent: () => {
+      for (const client of this.#gathering) client.flush()
+      this.#gathering.length = 0
     },
     closeSocket: (id, code, reason) => this.#sockets.get(id)?.close(code, reason),
     local: (id, data) => this.#sockets.get(id)?.local(data),

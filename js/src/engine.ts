@@ -5,11 +5,14 @@ import type { Options, RSAMessage } from './options.js'
 import { bytesOf } from './payload.js'
 
 const k = native.constants
+const { ON_SEND, ON_PROXY_FRAME } = k
 
 /** What the engine tells; `data` is a view of a block that is shared with other messages: copy what is kept. */
 export interface EngineEvents {
-  /** A frame of a document's owner, for these client sockets. */
-  send(sockets: Uint32Array, data: Uint8Array): void
+  /** A frame of a document's owner, for a client socket; for many in a row, the same object. */
+  send(socket: number, data: Uint8Array): void
+  /** No more of them for now: what goes out together can go. */
+  sent(): void
   closeSocket(socket: number, code: number, reason: string): void
   /** A client's frame for the Hocuspocus here. */
   local(socket: number, data: Uint8Array): void
@@ -87,10 +90,12 @@ export class Engine {
   #isReady = false
   #heartbeat: NodeJS.Timeout
 
+  /** The other thread is woken once for all that a turn of the loop posts. */
+  #wakes = false
+
   /* Consecutive sends of one frame, gathered: it crosses once to each origin. */
   #sendData: Uint8Array | undefined
   #sendProxies: number[] = []
-  #sendScheduled = false
 
   constructor(
     private readonly options: Options,
@@ -177,7 +182,20 @@ export class Engine {
     this.#flushSends()
     this.#root()
     const { flag = false, code = 0, socket = 0, status = 0, request = 0 } = fields
+    this.#wakeSoon()
     return native.post(this.#handle, kind, flag, code, socket, status, request, document, name, data)
+  }
+
+  #wakeSoon(): void {
+    if (this.#wakes) return
+    this.#wakes = true
+    setImmediate(Engine.#wake, this)
+  }
+
+  static #wake(engine: Engine): void {
+    engine.#wakes = false
+    engine.#flushSends()
+    native.wake(engine.#handle)
   }
 
   openSocket(socket: number, request: Uint8Array): void {
@@ -186,6 +204,7 @@ export class Engine {
 
   /** False where the engine's queue is full. */
   frame(socket: number, data: Uint8Array): boolean {
+    this.#wakeSoon()
     return native.frame(this.#handle, socket, data) === 0
   }
 
@@ -217,12 +236,7 @@ export class Engine {
       this.#sendData = data
     }
     this.#sendProxies.push(proxy)
-    if (this.#sendScheduled) return
-    this.#sendScheduled = true
-    queueMicrotask(() => {
-      this.#sendScheduled = false
-      this.#flushSends()
-    })
+    this.#wakeSoon()
   }
 
   #flushSends(): void {
@@ -305,61 +319,66 @@ export class Engine {
     const view = new DataView(block)
     for (let at = 0; at < block.byteLength; ) {
       const end = at + 4 + view.getUint32(at, true)
-      const documentAt = at + HEADER
-      const nameAt = documentAt + view.getUint32(at + 32, true)
-      const dataAt = nameAt + view.getUint32(at + 36, true)
       try {
-        this.#onRecord(view, at, block, documentAt, nameAt, dataAt, end)
+        this.#onRecord(view, at, end)
       } catch (error) {
         report('a message of the engine could not be handled', error)
       }
       at = end
     }
-    this.#flushSends()
+    this.events.sent()
     this.#root()
+    this.#wakeSoon() // what the block took of its peers' credit is given back
   }
 
-  #onRecord(view: DataView, at: number, block: ArrayBuffer, documentAt: number, nameAt: number, dataAt: number, end: number): void {
+  /** A frame for a client, or of one, is the common case; the layout is that of runtime/queue.h. */
+  #onRecord(view: DataView, at: number, end: number): void {
+    const kind = view.getUint8(at + 4)
+    const nameAt = at + HEADER + view.getUint32(at + 32, true)
+    const dataAt = nameAt + view.getUint32(at + 36, true)
+    const data = new Uint8Array(view.buffer, dataAt, end - dataAt)
+    if (kind === ON_SEND) {
+      for (let next = nameAt; next < dataAt; next += 4) this.events.send(view.getUint32(next, true), data)
+    } else if (kind === ON_PROXY_FRAME) {
+      this.events.proxyFrame(view.getUint32(at + 8, true), data)
+    } else {
+      const text = (from: number, to: number) => decode(new Uint8Array(view.buffer, from, to - from))
+      this.#onNews(kind, view, at, text(at + HEADER, nameAt), text(nameAt, dataAt), data)
+    }
+  }
+
+  #onNews(kind: number, view: DataView, at: number, document: string, name: string, data: Uint8Array): void {
     const code = view.getUint16(at + 6, true)
     const socket = view.getUint32(at + 8, true)
     const status = view.getInt32(at + 12, true)
     const request = view.getFloat64(at + 16, true)
     const bytes = view.getFloat64(at + 24, true)
-    const document = () => decode(new Uint8Array(block, documentAt, nameAt - documentAt))
-    const name = () => decode(new Uint8Array(block, nameAt, dataAt - nameAt))
-    const data = new Uint8Array(block, dataAt, end - dataAt)
     const { events } = this
-    switch (view.getUint8(at + 4)) {
-      case k.ON_SEND: {
-        const sockets = block.slice(nameAt, dataAt) // any alignment
-        return events.send(new Uint32Array(sockets), data)
-      }
-      case k.ON_PROXY_FRAME:
-        return events.proxyFrame(socket, data)
+    switch (kind) {
       case k.ON_LOCAL:
         return events.local(socket, data)
       case k.ON_ROUTE:
-        return events.route(socket, name(), PLACES[status] ?? 'ended', request)
+        return events.route(socket, name, PLACES[status] ?? 'ended', request)
       case k.ON_SOCKET_CLOSE:
         return events.closeSocket(socket, code, decode(data))
       case k.ON_PROXY_OPEN:
-        return events.openProxy(socket, name(), data)
+        return events.openProxy(socket, name, data)
       case k.ON_PROXY_ALIVE:
         return events.proxyAlive(socket)
       case k.ON_PROXY_CLOSE:
         return events.closeProxy(socket, code, decode(data))
       case k.ON_CLAIMED:
-        return this.#settleClaim(request, status, name(), bytes)
+        return this.#settleClaim(request, status, name, bytes)
       case k.ON_LOST:
-        return events.lost(document())
+        return events.lost(document)
       case k.ON_EVENT_RUN:
-        return events.runEvent(request, name(), document(), data)
+        return events.runEvent(request, name, document, data)
       case k.ON_EVENT_LOCAL:
         return this.#settleEvent(request, 0, undefined)
       case k.ON_EVENT_DONE:
         return this.#settleEvent(request, status, data)
       case k.ON_PACK:
-        return this.#onPack(request, name(), data)
+        return this.#onPack(request, name, data)
       case k.ON_UNPACK:
         return this.#onUnpack(data)
       case k.ON_READY:
@@ -369,7 +388,7 @@ export class Engine {
       case k.ON_FAILED:
         return this.#onFailed(status, decode(data))
       case k.ON_NEWS:
-        return events.news(NEWS[status]!, { documentName: document() || undefined, server: name() || undefined, epoch: request || undefined })
+        return events.news(NEWS[status]!, { documentName: document || undefined, server: name || undefined, epoch: request || undefined })
       case k.ON_LOG:
         return log(status, decode(data))
       case k.ON_STOPPED:

@@ -19,6 +19,8 @@ export interface Native {
   ): number
   frame(handle: NativeHandle, socket: number, data: Uint8Array): number
   send(handle: NativeHandle, proxies: Uint32Array, data: Uint8Array): number
+  /** What was posted is heard now: a system call, which all that a turn of the loop posts should share. */
+  wake(handle: NativeHandle): void
   validUntil(handle: NativeHandle): number
   now(): number
   alive(handle: NativeHandle): void

@@ -3,11 +3,14 @@ import type { Engine, Place } from './engine.js'
 import { report } from './errors.js'
 import { ClientState, addressOf, deniedReason, endsRoute, isClose } from './frames.js'
 import { MOVED_REASON, NOT_OWNER_REASON } from './hocuspocus.js'
+import type { Corkable } from './websocket.js'
 
 /** The client's socket, whatever library it comes from. */
 export interface RealSocket {
   send(data: Uint8Array): void
   close(code: number, reason: string): void
+  /** What it writes to, if that is known and open. */
+  stream(): Corkable | undefined
   readonly readyState: number
 }
 
@@ -40,6 +43,8 @@ export class ClientSocket {
   #closed = false
   #failed = false
   #toldAt = 0
+  /** Corked until the owners' frames that came together are written. */
+  #stream: Corkable | undefined
 
   constructor(
     readonly id: number,
@@ -169,6 +174,19 @@ export class ClientSocket {
       report('sending to a socket failed', error)
       this.close(RESET.code, RESET.reason)
     }
+  }
+
+  /** As send(), but written with what follows until flush(). True: that is to be called. */
+  gather(data: Uint8Array): boolean {
+    const stream = this.#stream ? undefined : this.socket.stream()
+    if (stream) (this.#stream = stream).cork()
+    this.send(data)
+    return stream !== undefined
+  }
+
+  flush(): void {
+    this.#stream?.uncork()
+    this.#stream = undefined
   }
 
   /** Closes the client's socket; its library reports that with `closed`. */

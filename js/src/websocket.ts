@@ -24,6 +24,18 @@ function shorten(reason: string): string {
   return text
 }
 
+/** What holds back what is written to it, as Node's stream.Writable does: one system call for all. */
+export interface Corkable {
+  cork(): void
+  uncork(): void
+}
+
+/** The stream under a socket of ws, which has no name for others: where it can't be found, each frame is written alone. */
+function streamOf(ws: BaseWebSocket): Corkable | undefined {
+  const stream = (ws as { _socket?: Partial<Corkable> | null })._socket
+  return typeof stream?.cork === 'function' && typeof stream.uncork === 'function' ? (stream as Corkable) : undefined
+}
+
 /** Makes the kinds of sockets alike. */
 export function adaptSocket(ws: BaseWebSocket): RealSocket {
   const isUws = typeof ws.end === 'function' && ws.readyState === undefined
@@ -35,6 +47,7 @@ export function adaptSocket(ws: BaseWebSocket): RealSocket {
       if (isUws) ws.send(data, true)
       else ws.send(data)
     },
+    stream: () => streamOf(ws),
     close(code, reason) {
       const args: [number?, string?] = isCloseCode(code) ? [code, shorten(reason)] : []
       if (isUws) ws.end!(...args)
