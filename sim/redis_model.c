@@ -64,9 +64,13 @@ void redis_copy(redis_data *to, const redis_data *from) {
     }
 }
 
+void redis_forget_epochs(redis_data *r) {
+    free_list(&r->history);
+}
+
 void redis_free(redis_data *r) {
     redis_clear(r);
-    free_list(&r->history);
+    redis_forget_epochs(r);
 }
 
 /* I4: the epochs of a document only grow. */

@@ -38,6 +38,7 @@ void redis_remove(redis_data *r, aff_slice key);
 void redis_clear(redis_data *r);
 /* `to` gets a copy of the entries of `from` instead of its own; the history stays. */
 void redis_copy(redis_data *to, const redis_data *from);
+void redis_forget_epochs(redis_data *r);
 void redis_free(redis_data *r);
 /* Reads a lease's record as the claim script does; 0: it can't be read. */
 uint64_t redis_epoch(const entry *e, const uint8_t **boot);
