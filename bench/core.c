@@ -6,8 +6,9 @@
  *
  * A client's frame is stepped into the origin, which routes and frames it; its batch is stepped
  * into the owner, which unpacks it: one message. Then the way back: one frame for one proxy socket.
- * Prints, for each size of a turn, ns for one message in each direction; then the bytes that an
- * idle proxied socket takes of each engine.
+ * Prints, for each size of a turn, ns for one message in each direction, and of that what its
+ * sender takes to route and frame it; then the bytes that an idle proxied socket takes of each
+ * engine.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -267,8 +268,12 @@ static uint64_t cpu_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* ns for one message, `per_turn` of them in each turn of the sender's loop. */
-static double measure(int from, unsigned per_turn, unsigned turns) {
+typedef struct {
+    double whole, sending; /* ns for a message; `sending`: to route and to frame it */
+} cost;
+
+/* `per_turn` of them in each turn of the sender's loop. */
+static cost measure(int from, unsigned per_turn, unsigned turns) {
     uint8_t body[2 + PAYLOAD] = {0, 2}; /* Sync, Update */
     frame update = make_frame(body, sizeof(body));
     uint32_t proxy = servers[OWNER].proxy;
@@ -277,17 +282,20 @@ static double measure(int from, unsigned per_turn, unsigned turns) {
                           : (aff_event){.type = AFF_EV_PROXY_SEND, .sockets = &proxy, .count = 1};
     event.data = slice(&update);
     server *to = &servers[1 - from];
-    uint64_t before = to->delivered, started = cpu_ns();
+    uint64_t before = to->delivered, started = cpu_ns(), sending = 0;
     for (unsigned t = 0; t < turns; t++) {
+        uint64_t turn_started = cpu_ns();
         for (unsigned n = 0; n < per_turn; n++) step(from, &event);
         flush(from);
+        sending += cpu_ns() - turn_started;
         settle();
         if (t % 64 == 0) pass(10);
     }
     uint64_t spent = cpu_ns() - started;
     pass(500);
     if (to->delivered - before != (uint64_t)per_turn * turns) fail("messages are missing");
-    return (double)spent / ((double)per_turn * turns);
+    double count = (double)per_turn * turns;
+    return (cost){(double)spent / count, (double)sending / count};
 }
 
 static void measure_memory(void) {
@@ -314,9 +322,10 @@ int main(int argc, char **argv) {
         unsigned per_turn = (unsigned)atoi(argc > 1 ? argv[i + 1] : sizes[i]);
         if (per_turn < 1 || per_turn > EVENTS_MAX / 2) fail("sizes are from 1 to 8192");
         measure(ORIGIN, per_turn, 2000 / per_turn + 1); /* warm */
-        double there = measure(ORIGIN, per_turn, 400000 / per_turn + 1);
-        double back = measure(OWNER, per_turn, 400000 / per_turn + 1);
-        printf("turn %u there %.0f back %.0f\n", per_turn, there, back);
+        cost there = measure(ORIGIN, per_turn, 400000 / per_turn + 1);
+        cost back = measure(OWNER, per_turn, 400000 / per_turn + 1);
+        printf("turn %u there %.0f (sending %.0f) back %.0f (sending %.0f)\n", per_turn,
+               there.whole, there.sending, back.whole, back.sending);
     }
     measure_memory();
     for (int i = 0; i < ENGINES; i++) aff_free(servers[i].engine);

@@ -4,7 +4,7 @@
  *   open(options, onRecords) -> handle      onRecords(ArrayBuffer): a block of records (queue.h)
  *   post(handle, kind, flag, code, socket, status, request, document, name, data) -> status
  *   frame(handle, socket, data) -> status   the hot paths of post: a client's frame,
- *   send(handle, proxies, data) -> status   a frame of Hocuspocus for proxy sockets
+ *   send(handle, proxies, count, data) -> status   a frame of Hocuspocus for proxy sockets
  *   wake(handle)                            what was posted is to be heard now
  *   validUntil(handle), now() -> ms         stats(handle) -> object      alive(handle)
  *   close(handle)
@@ -331,13 +331,16 @@ static napi_value js_frame(napi_env env, napi_callback_info info) {
 }
 
 static napi_value js_send(napi_env env, napi_callback_info info) {
-    size_t argc = 3;
-    napi_value argv[3];
+    size_t argc = 4;
+    napi_value argv[4];
+    uint32_t count;
     CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
     handle *h = get_handle(env, argv[0]);
     aff_record record = {.kind = AFF_EV_PROXY_SEND};
-    if (!h || !get_bytes(env, argv[1], &record.name) || !get_bytes(env, argv[2], &record.data))
+    if (!h || !get_bytes(env, argv[1], &record.name) || !get_bytes(env, argv[3], &record.data))
         return NULL;
+    CHECK(env, napi_get_value_uint32(env, argv[2], &count));
+    if (count < record.name.len / 4) record.name.len = (size_t)count * 4;
     return post_record(env, h, &record);
 }
 

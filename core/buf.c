@@ -9,36 +9,19 @@ void aff__buf_free(aff__buf *buf) {
     aff__buf_init(buf, buf->heap);
 }
 
-void aff__buf_reserve(aff__buf *buf, size_t more) {
-    if (buf->cap - buf->len >= more) return;
+void aff__buf_grow(aff__buf *buf, size_t more) {
     size_t cap = buf->cap ? buf->cap * 2 : 64;
     while (cap - buf->len < more) cap *= 2;
     buf->data = aff__grow(buf->heap, buf->data, cap);
     buf->cap = cap;
 }
 
-void aff__put(aff__buf *buf, const void *data, size_t len) {
-    if (len == 0) return;
-    aff__buf_reserve(buf, len);
-    memcpy(buf->data + buf->len, data, len);
-    buf->len += len;
-}
-
-void aff__put_u8(aff__buf *buf, uint8_t value) {
-    aff__put(buf, &value, 1);
-}
-
-void aff__put_uint(aff__buf *buf, uint64_t value) {
+void aff__put_long_uint(aff__buf *buf, uint64_t value) {
     uint8_t bytes[10];
     size_t len = 0;
     for (; value > 0x7f; value >>= 7) bytes[len++] = (uint8_t)(value | 0x80);
     bytes[len++] = (uint8_t)value;
     aff__put(buf, bytes, len);
-}
-
-void aff__put_bytes(aff__buf *buf, aff_slice bytes) {
-    aff__put_uint(buf, bytes.len);
-    aff__put(buf, bytes.data, bytes.len);
 }
 
 size_t aff__uint_len(uint64_t value) {
@@ -56,14 +39,7 @@ bool aff__get(aff_slice *rest, size_t len, aff_slice *out) {
     return true;
 }
 
-bool aff__get_u8(aff_slice *rest, uint8_t *out) {
-    aff_slice byte;
-    if (!aff__get(rest, 1, &byte)) return false;
-    *out = byte.data[0];
-    return true;
-}
-
-bool aff__get_uint(aff_slice *rest, uint64_t *out) {
+bool aff__get_long_uint(aff_slice *rest, uint64_t *out) {
     uint64_t value = 0;
     for (size_t i = 0; i < rest->len && i < 10; i++) {
         uint8_t byte = rest->data[i];
@@ -85,14 +61,5 @@ bool aff__get_u32(aff_slice *rest, uint32_t *out) {
     if (!aff__get_uint(&copy, &value) || value > UINT32_MAX) return false;
     *rest = copy;
     *out = (uint32_t)value;
-    return true;
-}
-
-bool aff__get_bytes(aff_slice *rest, aff_slice *out) {
-    aff_slice copy = *rest;
-    uint64_t len;
-    if (!aff__get_uint(&copy, &len) || len > copy.len) return false;
-    aff__get(&copy, (size_t)len, out);
-    *rest = copy;
     return true;
 }

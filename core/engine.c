@@ -71,11 +71,14 @@ static void init(aff_engine *e, const aff_config *config) {
         &e->docs,   &e->peers, &e->sockets, &e->routes,  &e->proxies,      &e->proxies_by_origin,
         &e->served, &e->asks,  &e->events,  &e->running, &e->former_peers, &e->visits};
     for (size_t i = 0; i < sizeof(maps) / sizeof(*maps); i++) aff__map_init(maps[i], heap, seed);
+    aff__map *numbers[] = {&e->sockets, &e->visits, &e->proxies, &e->proxies_by_origin, &e->asks};
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(*numbers); i++) numbers[i]->has_numbers = true;
     aff__list *lists[] = {&e->formers,     &e->dirty, &e->claims,
                           &e->event_times, &e->shims, &e->actions};
     for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++) aff__list_init(lists[i]);
     aff__buf_init(&e->scratch, heap);
     aff__buf_init(&e->key, heap);
+    aff__buf_init(&e->group, heap);
     aff__new_boot(e);
 }
 
@@ -153,7 +156,6 @@ aff_action *aff__act(aff_engine *e, aff_action_type type, aff_slice document, af
 
 static void action_free(aff_engine *e, aff__list *item) {
     action_node *node = AFF_OF(item, action_node, link);
-    aff__release(&e->heap, (void *)(uintptr_t)node->action.sockets);
     if (node->action.argc) aff__release(&e->heap, (void *)(uintptr_t)node->action.argv[0].data);
     aff__release(&e->heap, node);
 }

@@ -29,8 +29,9 @@ enum { AFF_HP_TOKEN = 0, AFF_HP_DENIED = 1, AFF_HP_AUTHENTICATED = 2 };
 enum { AFF_CLOSE_RESET = 4205, AFF_CLOSE_UNAUTHORIZED = 4401, AFF_CLOSE_TOO_BIG = 1009 };
 
 typedef struct {
-    aff_slice address, document, suffix; /* the suffix: NUL and the session, or empty */
-    aff_slice body;                      /* all behind the address */
+    aff_slice address,
+        document;   /* `address`: with NUL and the session behind it, where it has one */
+    aff_slice body; /* all behind the address */
     uint64_t type;
     uint64_t sub;      /* what comes next: an Auth's kind, a sync step, a SyncStatus's value */
     aff_slice payload; /* what comes then */
@@ -164,7 +165,7 @@ struct aff__peer {
     aff__list visits, proxies, events;
     aff__list by_target; /* scratch of aff__proxy_send() */
     aff__buf targets;
-    uint32_t target_count;
+    uint32_t target_count, last_target;
 };
 
 /* ---- The origin's side (origin.c) ------------------------------------------------------- */
@@ -175,6 +176,7 @@ struct aff__socket {
     bool closed; /* the engine has given it up; the app has not yet said so */
     aff__buf request;
     aff__list routes, visits;
+    aff__route *recent; /* the one that was found last; NULL: none */
     uint32_t route_count, pending_count;
     size_t held_bytes;
     uint32_t held_count;
@@ -258,6 +260,7 @@ struct aff__proxy {
     uint32_t socket;     /* and this the client's socket */
     uint8_t id_key[4], origin_key[8];
     aff__peer *peer;
+    aff__served *recent; /* the one that was found last; NULL: none */
     aff__list by_peer, routes;
 };
 
@@ -332,7 +335,7 @@ struct aff_engine {
     uint64_t resume_at;     /* when documents that had to wait are asked about again */
     aff__list actions;
     aff__list *current; /* the action handed out last */
-    aff__buf scratch, key;
+    aff__buf scratch, key, group;
     aff_stats stats;
 };
 

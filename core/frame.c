@@ -27,7 +27,6 @@ bool aff__parse_client_frame(aff_slice frame, aff__client_frame *out) {
     *out = (aff__client_frame){
         .address = address,
         .document = aff__slice(address.data, name_len),
-        .suffix = aff__slice(address.data + name_len, address.len - name_len),
         .body = rest,
     };
     if (!aff__get_uint(&rest, &out->type)) return false;

@@ -4,7 +4,7 @@ static uint64_t rotate(uint64_t x, int by) {
     return (x << by) | (x >> (64 - by));
 }
 
-static void sip_round(uint64_t v[4]) {
+static inline void sip_round(uint64_t v[4]) {
     v[0] += v[1], v[2] += v[3];
     v[1] = rotate(v[1], 13) ^ v[0], v[3] = rotate(v[3], 16) ^ v[2];
     v[0] = rotate(v[0], 32);
@@ -40,8 +40,21 @@ void aff__map_init(aff__map *map, aff__heap *heap, uint64_t seed) {
 }
 
 void aff__map_free(aff__map *map) {
+    bool has_numbers = map->has_numbers;
     aff__release(map->heap, map->slots);
     aff__map_init(map, map->heap, map->seed);
+    map->has_numbers = has_numbers;
+}
+
+static uint64_t hash_of(const aff__map *map, aff_slice key) {
+    if (!map->has_numbers) return aff__hash(map->seed, key);
+    uint64_t x = 0;
+    AFF_ASSERT(key.len <= sizeof(x));
+    memcpy(&x, key.data, key.len);
+    x ^= map->seed;
+    x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdu;
+    x = (x ^ (x >> 33)) * 0xc4ceb9fe1a85ec53u;
+    return x ^ (x >> 33);
 }
 
 static aff__item **slot_of(const aff__map *map, uint64_t hash) {
@@ -50,7 +63,7 @@ static aff__item **slot_of(const aff__map *map, uint64_t hash) {
 
 aff__item *aff__map_get(const aff__map *map, aff_slice key) {
     if (map->count == 0) return NULL;
-    uint64_t hash = aff__hash(map->seed, key);
+    uint64_t hash = hash_of(map, key);
     for (aff__item *i = *slot_of(map, hash); i; i = i->chain) {
         if (i->hash == hash && aff__equal(i->key, key)) return i;
     }
@@ -76,7 +89,7 @@ static void grow(aff__map *map) {
 
 void aff__map_put(aff__map *map, aff__item *item) {
     if (map->count >= map->slot_count) grow(map);
-    item->hash = aff__hash(map->seed, item->key);
+    item->hash = hash_of(map, item->key);
     aff__item **slot = slot_of(map, item->hash);
     item->chain = *slot;
     *slot = item;

@@ -66,13 +66,21 @@ static aff_slice route_key(aff_engine *e, uint32_t socket, aff_slice address) {
     return aff__buf_slice(&e->key);
 }
 
-static aff__route *find_route(aff_engine *e, uint32_t socket, aff_slice address) {
-    aff__item *item = aff__map_get(&e->routes, route_key(e, socket, address));
-    return item ? AFF_OF(item, aff__route, item) : NULL;
-}
-
 static aff_slice route_address(const aff__route *route) {
     return aff__slice(route->item.key.data + 4, route->item.key.len - 4);
+}
+
+static aff__route *route_at(aff_engine *e, aff__socket *socket, aff_slice address) {
+    if (socket->recent && aff__equal(route_address(socket->recent), address)) return socket->recent;
+    aff__item *item = aff__map_get(&e->routes, route_key(e, socket->id, address));
+    if (!item) return NULL;
+    socket->recent = AFF_OF(item, aff__route, item);
+    return socket->recent;
+}
+
+static aff__route *find_route(aff_engine *e, uint32_t id, aff_slice address) {
+    aff__socket *socket = find_socket(e, id);
+    return socket ? route_at(e, socket, address) : NULL;
 }
 
 static aff__route *new_route(aff_engine *e, aff__socket *socket, const aff__client_frame *frame) {
@@ -217,6 +225,7 @@ static void end_route(aff_engine *e, aff__route *route) {
     aff__list_remove(&route->by_socket);
     aff__list_remove(&route->by_doc);
     aff__map_remove(&e->routes, &route->item);
+    if (route->socket->recent == route) route->socket->recent = NULL;
     if (route->state == AFF_ROUTE_LOCAL) aff__doc_unuse(e, doc, AFF_USE_ROUTE);
     aff__release(&e->heap, route);
     aff__doc_settle(e, doc);
@@ -357,18 +366,25 @@ static void look_up(aff_engine *e, aff__route *route) {
 
 /* ---- Fail-over ------------------------------------------------------------------------------- */
 
+/* Hands one frame to the app, for many sockets. */
+static void send_group(aff_engine *e, const uint32_t *sockets, uint32_t count, aff_slice frame) {
+    if (count == 0) return;
+    /* The name of the action comes first behind it, and so is aligned. */
+    aff_slice ids = aff__slice(sockets, count * sizeof(*sockets));
+    aff_action *act = aff__act(e, AFF_ACT_SEND, aff__none(), ids, frame);
+    act->sockets = (const uint32_t *)(const void *)act->name.data;
+    act->count = count;
+    act->name = aff__none();
+    e->stats.backlog += frame.len;
+}
+
 static void send_to_client(aff_engine *e, const aff__route *route, const uint8_t *body,
                            size_t len) {
     aff__buf frame;
     aff__buf_init(&frame, &e->heap);
     aff__put_bytes(&frame, route_address(route));
     aff__put(&frame, body, len);
-    uint32_t *socket = aff__alloc(&e->heap, sizeof(*socket));
-    *socket = route->socket->id;
-    aff_action *act = aff__act(e, AFF_ACT_SEND, aff__none(), aff__none(), aff__buf_slice(&frame));
-    act->sockets = socket;
-    act->count = 1;
-    e->stats.backlog += frame.len;
+    send_group(e, &route->socket->id, 1, aff__buf_slice(&frame));
     aff__buf_free(&frame);
 }
 
@@ -593,7 +609,7 @@ void aff__socket_frame(aff_engine *e, uint32_t id, aff_slice data) {
     socket->active_at = e->now;
     aff__client_frame frame;
     bool readable = aff__parse_client_frame(data, &frame);
-    aff__route *route = readable ? find_route(e, id, frame.address) : NULL;
+    aff__route *route = readable ? route_at(e, socket, frame.address) : NULL;
     if (!readable || (!route && !is_address(&frame))) {
         e->stats.malformed++;
         close_socket(e, socket, AFF_CLOSE_UNAUTHORIZED, "Unauthorized");
@@ -627,12 +643,12 @@ void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address) {
 
 static aff__route *visiting_route(aff_engine *e, uint32_t id, aff_slice address) {
     const aff__visit *visit = find_visit(e, id);
-    aff__route *route = visit ? find_route(e, visit->socket->id, address) : NULL;
+    aff__route *route = visit ? route_at(e, visit->socket, address) : NULL;
     return route && AFF_MUTATE(1, true, route->visit == visit) ? route : NULL;
 }
 
-static aff__route *route_at(aff_engine *e, uint32_t visit, aff_slice address, uint64_t epoch,
-                            const aff__peer *peer) {
+static aff__route *present_route(aff_engine *e, uint32_t visit, aff_slice address, uint64_t epoch,
+                                 const aff__peer *peer) {
     aff__route *route = visiting_route(e, visit, address);
     bool is_there = route && route->visit && route->visit->peer == peer && route->epoch == epoch;
     if (AFF_MUTATE(1, route != NULL, is_there)) return route;
@@ -682,7 +698,7 @@ static bool on_refuse(aff_engine *e, aff__peer *peer, aff_slice rest) {
     uint32_t visit;
     uint64_t epoch;
     if (!aff__get_u32(&rest, &visit) || !aff__get_epoch(&rest, &epoch)) return false;
-    aff__route *route = route_at(e, visit, rest, epoch, peer);
+    aff__route *route = present_route(e, visit, rest, epoch, peer);
     if (!route || route->state != AFF_ROUTE_OFFERED) return true;
     detach(e, route);
     to(e, route, AFF_ROUTE_LOOKUP);
@@ -699,7 +715,7 @@ static bool on_moved(aff_engine *e, aff__peer *peer, aff_slice rest) {
     if (!aff__get_u32(&rest, &visit) || !aff__get_epoch(&rest, &epoch) ||
         !aff__get_uint(&rest, &seq))
         return false;
-    aff__route *route = route_at(e, visit, rest, epoch, peer);
+    aff__route *route = present_route(e, visit, rest, epoch, peer);
     if (!route) return true;
     if (peer != e->self && !rescue_route(e, route, aff__link_sent_after(peer, seq))) return true;
     aff__doc_doubt(e, route->doc->item.key, peer);
@@ -734,49 +750,6 @@ static bool ends_route(const aff__client_frame *frame) {
            (frame->type == AFF_HP_AUTH && frame->sub == AFF_HP_DENIED);
 }
 
-typedef struct {
-    uint64_t epoch;
-    aff_slice document, targets, body;
-    uint32_t count;
-} out_frame;
-
-static bool get_target(aff_slice *rest, uint32_t *visit, aff_slice *suffix) {
-    return aff__get_u32(rest, visit) && aff__get_bytes(rest, suffix);
-}
-
-static bool get_out(aff_slice rest, out_frame *out) {
-    if (!aff__get_epoch(&rest, &out->epoch) || !aff__get_bytes(&rest, &out->document) ||
-        !aff__get_u32(&rest, &out->count))
-        return false;
-    out->targets = rest;
-    for (uint32_t t = 0; t < out->count; t++) {
-        uint32_t visit;
-        aff_slice suffix;
-        if (!get_target(&rest, &visit, &suffix)) return false;
-    }
-    out->body = rest;
-    return true;
-}
-
-/* Hands one frame to the app, for all sockets that know the document by the same address. */
-static void send_group(aff_engine *e, const uint32_t *sockets, uint32_t count, aff_slice frame) {
-    if (count == 0) return;
-    uint32_t *copy = aff__grow(&e->heap, NULL, count * sizeof(*copy));
-    memcpy(copy, sockets, count * sizeof(*copy));
-    aff_action *act = aff__act(e, AFF_ACT_SEND, aff__none(), aff__none(), frame);
-    act->sockets = copy;
-    act->count = count;
-    e->stats.backlog += frame.len;
-}
-
-static void put_frame(aff__buf *out, const out_frame *frame, aff_slice suffix) {
-    out->len = 0;
-    aff__put_uint(out, frame->document.len + suffix.len);
-    aff__put(out, frame->document.data, frame->document.len);
-    aff__put(out, suffix.data, suffix.len);
-    aff__put(out, frame->body.data, frame->body.len);
-}
-
 static void on_verdict(aff_engine *e, aff__route *route, aff__verdict verdict) {
     static const uint8_t acknowledgement[] = {8, 1}; /* SyncStatus: applied */
     if (verdict == AFF_GIVE_UP) aff__route_fail(e, route, "the new owner denied its former token");
@@ -786,44 +759,45 @@ static void on_verdict(aff_engine *e, aff__route *route, aff__verdict verdict) {
     }
 }
 
+static void send_out(aff_engine *e, aff_slice frame) {
+    send_group(e, (const uint32_t *)(const void *)e->group.data,
+               (uint32_t)(e->group.len / sizeof(uint32_t)), frame);
+    e->group.len = 0;
+}
+
+/* One frame, for each of its visits; they are told by their differences. */
 static bool on_out(aff_engine *e, aff__peer *peer, aff_slice rest) {
-    out_frame out;
-    if (!get_out(rest, &out)) return false;
-    aff__buf whole;
-    aff__buf_init(&whole, &e->heap);
-    uint32_t *group = aff__grow(&e->heap, NULL, (out.count + 1) * sizeof(*group));
-    uint32_t grouped = 0;
-    bool over = false;
-    aff_slice last_suffix = aff__none();
-    for (uint32_t t = 0; t < out.count; t++) {
-        uint32_t visit;
-        aff_slice suffix;
-        get_target(&out.targets, &visit, &suffix);
-        if (t == 0 || !aff__equal(suffix, last_suffix)) {
-            send_group(e, group, grouped, aff__buf_slice(&whole));
-            grouped = 0;
-            put_frame(&whole, &out, suffix);
-            last_suffix = suffix;
+    uint64_t epoch;
+    uint32_t count;
+    int64_t visit = 0, step = 0;
+    if (!aff__get_epoch(&rest, &epoch) || !aff__get_u32(&rest, &count)) return false;
+    aff_slice targets = rest;
+    for (uint32_t t = 0; t < count; t++) {
+        if (!aff__get_int(&rest, &step)) return false;
+    }
+    aff__client_frame parsed;
+    if (!aff__parse_client_frame(rest, &parsed)) return false;
+    bool over = ends_route(&parsed);
+    for (uint32_t t = 0; t < count; t++) {
+        aff__get_int(&targets, &step);
+        visit = (int64_t)((uint64_t)visit + (uint64_t)step);
+        if (visit < 0 || visit > UINT32_MAX) {
+            e->stats.stale++;
+            continue;
         }
-        aff__client_frame parsed;
-        if (!aff__parse_client_frame(aff__buf_slice(&whole), &parsed)) continue;
-        aff__route *route = route_at(e, visit, parsed.address, out.epoch, peer);
+        aff__route *route = present_route(e, (uint32_t)visit, parsed.address, epoch, peer);
         if (!route) continue;
         aff__verdict verdict = aff__shim_from_owner(&route->shim, &parsed);
         if (verdict != AFF_PASS) {
             on_verdict(e, route, verdict);
             continue;
         }
-        group[grouped++] = route->socket->id;
-        over = ends_route(&parsed);
+        aff__put(&e->group, &route->socket->id, sizeof(uint32_t));
         if (!over) continue;
-        send_group(e, group, grouped, aff__buf_slice(&whole));
-        grouped = 0;
+        send_out(e, rest);
         on_route_over(e, route);
     }
-    send_group(e, group, grouped, aff__buf_slice(&whole));
-    aff__release(&e->heap, group);
-    aff__buf_free(&whole);
+    send_out(e, rest);
     return true;
 }
 

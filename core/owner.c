@@ -40,13 +40,16 @@ static aff_slice served_key(aff_engine *e, uint32_t proxy, aff_slice address) {
     return aff__buf_slice(&e->key);
 }
 
-static aff__served *find_served(aff_engine *e, uint32_t proxy, aff_slice address) {
-    aff__item *item = aff__map_get(&e->served, served_key(e, proxy, address));
-    return item ? AFF_OF(item, aff__served, item) : NULL;
-}
-
 static aff_slice served_address(const aff__served *served) {
     return aff__slice(served->item.key.data + 4, served->item.key.len - 4);
+}
+
+static aff__served *find_served(aff_engine *e, aff__proxy *proxy, aff_slice address) {
+    if (proxy->recent && aff__equal(served_address(proxy->recent), address)) return proxy->recent;
+    aff__item *item = aff__map_get(&e->served, served_key(e, proxy->id, address));
+    if (!item) return NULL;
+    proxy->recent = AFF_OF(item, aff__served, item);
+    return proxy->recent;
 }
 
 /* ---- One address of a proxy socket ------------------------------------------------------------
@@ -68,6 +71,7 @@ static aff__served *new_served(aff_engine *e, aff__proxy *proxy, aff__doc *doc, 
 
 static void free_served(aff_engine *e, aff__served *served) {
     aff__map_remove(&e->served, &served->item);
+    if (served->proxy->recent == served) served->proxy->recent = NULL;
     aff__list_remove(&served->by_proxy);
     aff__list_remove(&served->by_doc);
     aff__buf_free(&served->held);
@@ -217,7 +221,7 @@ static void on_offer(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
         answer(e, AFF_FRAME_REFUSE, proxy, epoch, frame->address);
         return;
     }
-    aff__served *served = find_served(e, proxy->id, frame->address);
+    aff__served *served = find_served(e, proxy, frame->address);
     if (!served) served = new_served(e, proxy, doc, frame->address);
     if (served->accepted && !owned) { /* offered again: it waits like any other */
         aff__doc_unuse(e, doc, AFF_USE_ROUTE);
@@ -233,7 +237,7 @@ static void on_offer(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
 /* A frame of an address that was refused, or has ended, has nowhere to go: the origin knows. */
 static void on_data(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
                     const aff__client_frame *frame, aff_slice data) {
-    aff__served *served = find_served(e, proxy->id, frame->address);
+    aff__served *served = find_served(e, proxy, frame->address);
     if (!served || epoch < served->since || epoch > served->epoch) {
         e->stats.stale++;
         if (!served && proxy->is_ours) {
@@ -284,23 +288,24 @@ bool aff__owner_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_
 /* ---- Frames from Hocuspocus
  * ----------------------------------------------------------------------- */
 
-static void add_target(aff__list *peers, const aff__proxy *proxy, aff_slice suffix) {
+static void add_target(aff__list *peers, const aff__proxy *proxy) {
     aff__peer *peer = proxy->peer;
-    if (peer->target_count == 0) aff__list_append(peers, &peer->by_target);
-    aff__put_uint(&peer->targets, proxy->visit);
-    aff__put_bytes(&peer->targets, suffix);
+    if (peer->target_count == 0) {
+        aff__list_append(peers, &peer->by_target);
+        peer->last_target = 0;
+    }
+    aff__put_int(&peer->targets, (int64_t)proxy->visit - peer->last_target);
+    peer->last_target = proxy->visit;
     peer->target_count++;
 }
 
 /* False: the frame is too large for any link. */
-static bool send_out(aff_engine *e, aff__peer *peer, const aff__doc *doc,
-                     const aff__client_frame *frame) {
+static bool send_out(aff_engine *e, aff__peer *peer, const aff__doc *doc, aff_slice data) {
     aff__buf *out = aff__frame(e, AFF_FRAME_OUT);
     aff__put_uint(out, doc->epoch);
-    aff__put_bytes(out, doc->item.key);
     aff__put_uint(out, peer->target_count);
     aff__put(out, peer->targets.data, peer->targets.len);
-    aff__put(out, frame->body.data, frame->body.len);
+    aff__put(out, data.data, data.len);
     peer->targets.len = 0;
     peer->target_count = 0;
     aff__list_remove(&peer->by_target);
@@ -343,17 +348,17 @@ void aff__proxy_send(aff_engine *e, const uint32_t *proxies, uint32_t count, aff
     aff__doc_use(e, doc, AFF_USE_ROUTE); /* keeps `doc` while routes end */
     for (uint32_t p = 0; p < count; p++) {
         aff__proxy *proxy = find_proxy(e, proxies[p]);
-        aff__served *served = proxy ? find_served(e, proxy->id, frame.address) : NULL;
+        aff__served *served = proxy ? find_served(e, proxy, frame.address) : NULL;
         if (!served || !served->accepted) {
             e->stats.stale++;
             continue;
         }
-        add_target(&peers, proxy, frame.suffix);
+        add_target(&peers, proxy);
         if (over) end_served(e, served);
     }
     bool fits = true;
     while (!aff__list_empty(&peers)) {
-        if (!send_out(e, AFF_OF(peers.next, aff__peer, by_target), doc, &frame)) fits = false;
+        if (!send_out(e, AFF_OF(peers.next, aff__peer, by_target), doc, data)) fits = false;
     }
     for (uint32_t p = 0; p < count && !fits; p++) close_too_big(e, proxies[p]);
     aff__doc_unuse(e, doc, AFF_USE_ROUTE);

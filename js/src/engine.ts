@@ -95,7 +95,8 @@ export class Engine {
 
   /* Consecutive sends of one frame, gathered: it crosses once to each origin. */
   #sendData: Uint8Array | undefined
-  #sendProxies: number[] = []
+  #sendProxies = new Uint32Array(16)
+  #sendCount = 0
 
   constructor(
     private readonly options: Options,
@@ -235,15 +236,22 @@ export class Engine {
       this.#flushSends()
       this.#sendData = data
     }
-    this.#sendProxies.push(proxy)
+    if (this.#sendCount === this.#sendProxies.length) this.#growSends()
+    this.#sendProxies[this.#sendCount++] = proxy
     this.#wakeSoon()
   }
 
   #flushSends(): void {
     if (this.#sendData === undefined) return
-    native.send(this.#handle, Uint32Array.from(this.#sendProxies), this.#sendData)
+    native.send(this.#handle, this.#sendProxies, this.#sendCount, this.#sendData)
     this.#sendData = undefined
-    this.#sendProxies.length = 0
+    this.#sendCount = 0
+  }
+
+  #growSends(): void {
+    const larger = new Uint32Array(this.#sendProxies.length * 2)
+    larger.set(this.#sendProxies)
+    this.#sendProxies = larger
   }
 
   /** Resolves with the epoch when this server owns the document, and keeps it until `unuse`. */

@@ -27,6 +27,17 @@ function addressBounds(frame: Uint8Array): [start: number, end: number] {
   return [0, -1]
 }
 
+/** Is this the frame's address, and in ASCII? For others it says no: they are decoded. */
+export function hasAddress(frame: Uint8Array, address: string): boolean {
+  const [start, end] = addressBounds(frame)
+  if (end - start !== address.length) return false
+  for (let at = start; at < end; at++) {
+    const byte = frame[at]!
+    if (byte >= 0x80 || byte !== address.charCodeAt(at - start)) return false
+  }
+  return true
+}
+
 /** A lib0 string; undefined where it can't be read. */
 function readString(bytes: Uint8Array): string | undefined {
   const [start, end] = addressBounds(bytes)

@@ -18,7 +18,8 @@ export interface Native {
     data?: Uint8Array,
   ): number
   frame(handle: NativeHandle, socket: number, data: Uint8Array): number
-  send(handle: NativeHandle, proxies: Uint32Array, data: Uint8Array): number
+  /** To the first `count` of the proxies. */
+  send(handle: NativeHandle, proxies: Uint32Array, count: number, data: Uint8Array): number
   /** What was posted is heard now: a system call, which all that a turn of the loop posts should share. */
   wake(handle: NativeHandle): void
   validUntil(handle: NativeHandle): number

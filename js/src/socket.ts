@@ -1,7 +1,7 @@
 import { type LazyConnection, type SocketForHocuspocus } from './connection.js'
 import type { Engine, Place } from './engine.js'
 import { report } from './errors.js'
-import { ClientState, addressOf, deniedReason, endsRoute, isClose } from './frames.js'
+import { ClientState, addressOf, deniedReason, endsRoute, hasAddress, isClose } from './frames.js'
 import { MOVED_REASON, NOT_OWNER_REASON } from './hocuspocus.js'
 import type { Corkable } from './websocket.js'
 
@@ -38,6 +38,9 @@ const RESET = { code: 4205, reason: 'Reset Connection' }
  */
 export class ClientSocket {
   #routes = new Map<string, Route>()
+  /** Where the last frame of the client went: most have the address of the one before. */
+  #recentAddress = ''
+  #recent: Route | undefined
   #hereCount = 0
   #connection: LazyConnection | undefined
   #closed = false
@@ -57,9 +60,8 @@ export class ClientSocket {
   receive(data: Uint8Array): void {
     if (this.#closed) return
     this.#connection?.alive()
-    const address = addressOf(data)
-    if (address !== undefined) {
-      const route = this.#route(address)
+    const route = this.#routeOf(data)
+    if (route) {
       if (route.here && route.posted === 0) {
         if (route.held) {
           if (route.held.push(data) > MAX_HELD) this.close(RESET.code, RESET.reason)
@@ -85,10 +87,20 @@ export class ClientSocket {
     this.engine.socketAlive(this.id)
   }
 
-  #route(address: string): Route {
+  /** Undefined where the frame's address can't be read. */
+  #routeOf(frame: Uint8Array): Route | undefined {
+    if (this.#recent && hasAddress(frame, this.#recentAddress)) return this.#recent
+    const address = addressOf(frame)
+    if (address === undefined) return undefined
     let route = this.#routes.get(address)
     if (!route) this.#routes.set(address, (route = { here: false, posted: 0, state: undefined, recalled: false, held: undefined }))
-    return route
+    this.#recentAddress = address
+    return (this.#recent = route)
+  }
+
+  #forget(address: string): void {
+    this.#routes.delete(address)
+    this.#recent = undefined
   }
 
   /** The engine hands a frame over that was on its way when the document turned out to be served here. */
@@ -117,7 +129,7 @@ export class ClientSocket {
     }
     if (!here) route.state = undefined
     if (here !== route.here) this.#setHere(route, here)
-    if (place === 'ended' && route.posted === 0) this.#routes.delete(address)
+    if (place === 'ended' && route.posted === 0) this.#forget(address)
   }
 
   #setHere(route: Route, here: boolean): void {
@@ -205,6 +217,7 @@ export class ClientSocket {
     this.#closed = true
     this.#connection?.handleClose(event)
     this.#routes.clear()
+    this.#recent = undefined
     this.engine.socketClosed(this.id)
   }
 }

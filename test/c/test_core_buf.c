@@ -67,6 +67,25 @@ static void numbers_are_read_back_and_the_rest_is_left(void **state) {
     }
 }
 
+static void signed_numbers_of_both_kinds_are_small_near_zero(void **state) {
+    (void)state;
+    static const int64_t values[] = {0,  -1,        1,          -64,       63,
+                                     64, INT32_MIN, UINT32_MAX, INT64_MIN, INT64_MAX};
+    for (size_t i = 0; i < sizeof(values) / sizeof(*values); i++) {
+        aff__buf buf;
+        int64_t back;
+        aff__buf_init(&buf, &heap);
+        aff__put_int(&buf, values[i]);
+        if (i < 5) assert_int_equal(buf.len, 1);
+        aff_slice rest = aff__buf_slice(&buf);
+        assert_true(aff__get_int(&rest, &back));
+        assert_true(back == values[i]);
+        assert_int_equal(rest.len, 0);
+        assert_false(aff__get_int(&rest, &back));
+        aff__buf_free(&buf);
+    }
+}
+
 static void truncated_numbers_change_nothing(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
@@ -193,7 +212,7 @@ static void a_client_frame_is_an_address_a_type_and_a_body(void **state) {
                                         &frame));
     assert_true(aff__equal(frame.document, aff__str("doc")));
     assert_int_equal(frame.address.len, 5);
-    assert_true(aff__equal(frame.suffix, aff__slice("\0s", 2)));
+    assert_true(aff__equal(frame.address, aff__slice("doc\0s", 5)));
     assert_int_equal(frame.type, AFF_HP_AUTH);
     assert_int_equal(frame.sub, AFF_HP_TOKEN);
     assert_int_equal(frame.body.len, 4);
@@ -214,6 +233,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_are_written_as_lib0_writes_them),
         cmocka_unit_test(numbers_are_read_back_and_the_rest_is_left),
+        cmocka_unit_test(signed_numbers_of_both_kinds_are_small_near_zero),
         cmocka_unit_test(truncated_numbers_change_nothing),
         cmocka_unit_test(numbers_of_more_than_64_bits_are_refused),
         cmocka_unit_test(a_u32_has_32_bits),

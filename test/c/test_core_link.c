@@ -617,8 +617,9 @@ static void h28_malformed_frames_are_counted_and_skipped(void **state) {
         {3, AFF_FRAME_OPEN, 1, 9},                            /* a request shorter than it says */
         {2, AFF_FRAME_ACCEPT, 1},                             /* no epoch */
         {2, AFF_FRAME_KICK, 1},                               /* no code */
-        {4, AFF_FRAME_OUT, 1, 1, 'd'},                        /* no targets */
-        {6, AFF_FRAME_OUT, 1, 1, 'd', 99, 1},                 /* fewer than it says */
+        {4, AFF_FRAME_OUT, 1, 1, 2},                          /* no message */
+        {4, AFF_FRAME_OUT, 1, 99, 2},                         /* fewer targets than it says */
+        {6, AFF_FRAME_OUT, 1, 1, 2, 9, 'd'},                  /* an address shorter than it says */
         {3, AFF_FRAME_EVENT, 1, 1},                           /* no document */
         {2, AFF_FRAME_RESULT, 1},                             /* no status */
         {3, AFF_FRAME_FRAGMENT, 0, 1},                        /* a fragment of nothing */

@@ -138,8 +138,32 @@ static void bytes_at_the_end_count_even_if_zero(void **state) {
     }
 }
 
+static void numbers_are_found_like_names(void **state) {
+    (void)state;
+    static struct {
+        aff__item item;
+        uint32_t number;
+    } numbers[MANY];
+    aff__map by_number;
+    aff__heap_init(&heap, NULL);
+    aff__map_init(&by_number, &heap, 7);
+    by_number.has_numbers = true;
+    for (uint32_t i = 0; i < MANY; i++) {
+        numbers[i].number = i * 3;
+        numbers[i].item.key = aff__slice(&numbers[i].number, sizeof(uint32_t));
+        aff__map_put(&by_number, &numbers[i].item);
+    }
+    for (uint32_t n = 0; n < MANY * 3; n++) {
+        aff__item *found = aff__map_get(&by_number, aff__slice(&n, sizeof(n)));
+        assert_ptr_equal(found, n % 3 ? NULL : &numbers[n / 3].item);
+    }
+    aff__map_free(&by_number);
+    assert_true(by_number.has_numbers);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(numbers_are_found_like_names),
         cmocka_unit_test_setup_teardown(what_was_put_is_found_and_nothing_else, setup, teardown),
         cmocka_unit_test_setup_teardown(what_was_removed_is_gone_and_all_else_stays, setup,
                                         teardown),
