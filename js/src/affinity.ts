@@ -516,9 +516,9 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   }
 
   readonly #events: EngineEvents = {
-    send: (id, data) => {
+    send: (id, message) => {
       const client = this.#sockets.get(id)
-      if (client?.gather(data)) this.#gathering.push(client)
+      if (client?.gather(message)) this.#gathering.push(client)
     },
     sent: () => {
       for (const client of this.#gathering) client.flush()

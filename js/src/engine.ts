@@ -3,14 +3,15 @@ import { AffinityError, errorOf, report } from './errors.js'
 import { native, type NativeHandle } from './native.js'
 import type { Options, RSAMessage } from './options.js'
 import { bytesOf } from './payload.js'
+import { Message } from './websocket.js'
 
 const k = native.constants
 const { ON_SEND, ON_PROXY_FRAME } = k
 
 /** What the engine tells; `data` is a view of a block that is shared with other messages: copy what is kept. */
 export interface EngineEvents {
-  /** A frame of a document's owner, for a client socket; for many in a row, the same object. */
-  send(socket: number, data: Uint8Array): void
+  /** A frame of a document's owner, for a client socket. */
+  send(socket: number, message: Message): void
   /** No more of them for now: what goes out together can go. */
   sent(): void
   closeSocket(socket: number, code: number, reason: string): void
@@ -346,7 +347,8 @@ export class Engine {
     const dataAt = nameAt + view.getUint32(at + 36, true)
     const data = new Uint8Array(view.buffer, dataAt, end - dataAt)
     if (kind === ON_SEND) {
-      for (let next = nameAt; next < dataAt; next += 4) this.events.send(view.getUint32(next, true), data)
+      const message = new Message(data)
+      for (let next = nameAt; next < dataAt; next += 4) this.events.send(view.getUint32(next, true), message)
     } else if (kind === ON_PROXY_FRAME) {
       this.events.proxyFrame(view.getUint32(at + 8, true), data)
     } else {

@@ -3,14 +3,14 @@ import type { Engine, Place } from './engine.js'
 import { report } from './errors.js'
 import { ClientState, addressOf, deniedReason, endsRoute, hasAddress, isClose } from './frames.js'
 import { MOVED_REASON, NOT_OWNER_REASON } from './hocuspocus.js'
-import type { Corkable } from './websocket.js'
+import type { Message, Stream } from './websocket.js'
 
 /** The client's socket, whatever library it comes from. */
 export interface RealSocket {
   send(data: Uint8Array): void
   close(code: number, reason: string): void
-  /** What it writes to, if that is known and open. */
-  stream(): Corkable | undefined
+  /** What it writes to, if frames can be written there too. */
+  stream(): Stream | undefined
   readonly readyState: number
 }
 
@@ -47,7 +47,7 @@ export class ClientSocket {
   #failed = false
   #toldAt = 0
   /** Corked until the owners' frames that came together are written. */
-  #stream: Corkable | undefined
+  #stream: Stream | undefined
 
   constructor(
     readonly id: number,
@@ -189,11 +189,20 @@ export class ClientSocket {
   }
 
   /** As send(), but written with what follows until flush(). True: that is to be called. */
-  gather(data: Uint8Array): boolean {
-    const stream = this.#stream ? undefined : this.socket.stream()
-    if (stream) (this.#stream = stream).cork()
-    this.send(data)
-    return stream !== undefined
+  gather(message: Message): boolean {
+    if (this.#closed || this.#failed) return false
+    if (this.#stream) {
+      if (this.socket.readyState === 1) this.#stream.write(message.frame)
+      return false
+    }
+    this.#stream = this.socket.stream()
+    if (!this.#stream) {
+      this.send(message.data)
+      return false
+    }
+    this.#stream.cork()
+    this.#stream.write(message.frame)
+    return true
   }
 
   flush(): void {

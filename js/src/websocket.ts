@@ -24,16 +24,57 @@ function shorten(reason: string): string {
   return text
 }
 
-/** What holds back what is written to it, as Node's stream.Writable does: one system call for all. */
-export interface Corkable {
+/** Node's stream.Writable, as far as it is used: what is written while it is corked takes one system call. */
+export interface Stream {
   cork(): void
   uncork(): void
+  write(bytes: Uint8Array): unknown
 }
 
-/** The stream under a socket of ws, which has no name for others: where it can't be found, each frame is written alone. */
-function streamOf(ws: BaseWebSocket): Corkable | undefined {
-  const stream = (ws as { _socket?: Partial<Corkable> | null })._socket
-  return typeof stream?.cork === 'function' && typeof stream.uncork === 'function' ? (stream as Corkable) : undefined
+/**
+ * The stream under an open socket of ws that compresses nothing: there WebSocket frames can be written as they are. It
+ * has no name for others; where it can't be found, each message goes through the library alone.
+ */
+function streamOf(ws: BaseWebSocket): Stream | undefined {
+  const { _socket: stream, _extensions: extensions } = ws as { _socket?: Partial<Stream> | null; _extensions?: object | null }
+  const isKnown = typeof stream?.cork === 'function' && typeof stream.uncork === 'function' && typeof stream.write === 'function'
+  // Not its `extensions`: crossws has the client's wishes there.
+  const isPlain = typeof extensions === 'object' && extensions !== null && Object.keys(extensions).length === 0
+  return isKnown && isPlain && ws.readyState === 1 ? (stream as Stream) : undefined
+}
+
+const FINAL_BINARY = 0x82
+
+/** A message as one WebSocket frame from a server, which masks nothing. (RFC 6455, 5.2) */
+export function toWebSocketFrame(message: Uint8Array): Buffer {
+  const { length } = message
+  const header = length < 126 ? 2 : length < 65_536 ? 4 : 10
+  const frame = Buffer.allocUnsafe(header + length)
+  frame[0] = FINAL_BINARY
+  if (header === 2) {
+    frame[1] = length
+  } else if (header === 4) {
+    frame[1] = 126
+    frame.writeUInt16BE(length, 2)
+  } else {
+    frame[1] = 127
+    frame.writeUInt32BE(0, 2)
+    frame.writeUInt32BE(length, 6)
+  }
+  frame.set(message, header)
+  return frame
+}
+
+/** One for any number of sockets. */
+export class Message {
+  #frame: Buffer | undefined
+
+  constructor(readonly data: Uint8Array) {}
+
+  /** Made once for all. */
+  get frame(): Buffer {
+    return (this.#frame ??= toWebSocketFrame(this.data))
+  }
 }
 
 /** Makes the kinds of sockets alike. */
