@@ -240,8 +240,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     _serializedHTTPRequest: SerializedHTTPRequest,
     detachableMsg: ArrayBuffer | Uint8Array,
   ): void {
-    const copy = Uint8Array.prototype.slice.call(detachableMsg instanceof Uint8Array ? detachableMsg : new Uint8Array(detachableMsg))
-    this.#byWebSocket.get(ws)?.client.receive(copy)
+    const data = detachableMsg instanceof Uint8Array ? detachableMsg : new Uint8Array(detachableMsg)
+    this.#byWebSocket.get(ws)?.client.receive(data, true)
   }
 
   /**

@@ -56,26 +56,30 @@ export class ClientSocket {
     private readonly connect: (socket: SocketForHocuspocus) => LazyConnection,
   ) {}
 
-  /** A frame of the client. `data` must stay as it is: Hocuspocus may keep it. */
-  receive(data: Uint8Array): void {
+  /** A frame of the client. Hocuspocus may keep it: as a copy where its memory `isBorrowed`, and else as it is. */
+  receive(data: Uint8Array, isBorrowed = false): void {
     if (this.#closed) return
     this.#connection?.alive()
     const route = this.#routeOf(data)
     if (route) {
       if (route.here && route.posted === 0) {
-        if (route.held) {
-          if (route.held.push(data) > MAX_HELD) this.close(RESET.code, RESET.reason)
-          return
-        }
-        route.state!.sent(data)
-        this.#tellOwners()
-        if (isClose(data)) route.held = []
-        this.#connection!.handleMessage(data)
+        this.#receiveHere(route, isBorrowed ? Uint8Array.prototype.slice.call(data) : data)
         return
       }
       route.posted++
     }
     if (!this.engine.frame(this.id, data)) this.close(RESET.code, RESET.reason)
+  }
+
+  #receiveHere(route: Route, data: Uint8Array): void {
+    if (route.held) {
+      if (route.held.push(data) > MAX_HELD) this.close(RESET.code, RESET.reason)
+      return
+    }
+    route.state!.sent(data)
+    this.#tellOwners()
+    if (isClose(data)) route.held = []
+    this.#connection!.handleMessage(data)
   }
 
   /** What is served here does not pass the engine; owners of other documents of this client must hear that it lives. */

@@ -79,20 +79,32 @@ export class Message {
 
 /** Makes the kinds of sockets alike. */
 export function adaptSocket(ws: BaseWebSocket): RealSocket {
-  const isUws = typeof ws.end === 'function' && ws.readyState === undefined
-  return {
-    get readyState() {
-      return ws.readyState ?? 1
-    },
-    send(data) {
-      if (isUws) ws.send(data, true)
-      else ws.send(data)
-    },
-    stream: () => streamOf(ws),
-    close(code, reason) {
-      const args: [number?, string?] = isCloseCode(code) ? [code, shorten(reason)] : []
-      if (isUws) ws.end!(...args)
-      else ws.close(...args)
-    },
+  return new AdaptedSocket(ws)
+}
+
+class AdaptedSocket implements RealSocket {
+  constructor(private readonly ws: BaseWebSocket) {}
+
+  get readyState(): number {
+    return this.ws.readyState ?? 1
+  }
+
+  get #isUws(): boolean {
+    return typeof this.ws.end === 'function' && this.ws.readyState === undefined
+  }
+
+  send(data: Uint8Array): void {
+    if (this.#isUws) this.ws.send(data, true)
+    else this.ws.send(data)
+  }
+
+  stream(): Stream | undefined {
+    return streamOf(this.ws)
+  }
+
+  close(code: number, reason: string): void {
+    const args: [number?, string?] = isCloseCode(code) ? [code, shorten(reason)] : []
+    if (this.#isUws) this.ws.end!(...args)
+    else this.ws.close(...args)
   }
 }
