@@ -14,22 +14,30 @@ const STEP1 = 0
 const STEP2 = 1
 const UPDATE = 2
 
-/** Where the address ends, and -1 where a frame is too short for its address. */
-function addressBounds(frame: Uint8Array): [start: number, end: number] {
+/** Where the address ends and the type stands; -1 where a frame is too short for its address. */
+function typeAt(frame: Uint8Array): number {
   let length = 0
   let factor = 1
   for (let at = 0; at < frame.length && at < 5; at++) {
     const byte = frame[at]!
     length += (byte & 0x7f) * factor
     factor *= 128
-    if (byte < 0x80) return at + 1 + length <= frame.length ? [at + 1, at + 1 + length] : [0, -1]
+    if (byte < 0x80) return at + 1 + length <= frame.length ? at + 1 + length : -1
   }
-  return [0, -1]
+  return -1
+}
+
+/** Where the address begins, behind its length. */
+function addressAt(frame: Uint8Array): number {
+  let at = 0
+  while (frame[at]! >= 0x80) at++
+  return at + 1
 }
 
 /** Is this the frame's address, and in ASCII? For others it says no: they are decoded. */
 export function hasAddress(frame: Uint8Array, address: string): boolean {
-  const [start, end] = addressBounds(frame)
+  const end = typeAt(frame)
+  const start = addressAt(frame)
   if (end - start !== address.length) return false
   for (let at = start; at < end; at++) {
     const byte = frame[at]!
@@ -40,8 +48,9 @@ export function hasAddress(frame: Uint8Array, address: string): boolean {
 
 /** A lib0 string; undefined where it can't be read. */
 function readString(bytes: Uint8Array): string | undefined {
-  const [start, end] = addressBounds(bytes)
+  const end = typeAt(bytes)
   if (end < 0) return undefined
+  const start = addressAt(bytes)
   return Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString()
 }
 
@@ -55,13 +64,13 @@ export function documentOf(address: string): string {
 
 /** Does this frame close its address? */
 export function isClose(frame: Uint8Array): boolean {
-  const [, end] = addressBounds(frame)
+  const end = typeAt(frame)
   return end >= 0 && frame[end] === CLOSE
 }
 
 /** Does this frame of Hocuspocus end its address: a CLOSE, or PermissionDenied? */
 export function endsRoute(frame: Uint8Array): boolean {
-  const [, end] = addressBounds(frame)
+  const end = typeAt(frame)
   if (end < 0) return false
   const type = frame[end]
   return type === CLOSE || (type === AUTH && frame[end + 1] === PERMISSION_DENIED)
@@ -69,7 +78,7 @@ export function endsRoute(frame: Uint8Array): boolean {
 
 /** The reason in a PermissionDenied; undefined for any other frame. */
 export function deniedReason(frame: Uint8Array): string | undefined {
-  const [, end] = addressBounds(frame)
+  const end = typeAt(frame)
   if (end < 0 || frame[end] !== AUTH || frame[end + 1] !== PERMISSION_DENIED) return undefined
   return readString(frame.subarray(end + 2))
 }
@@ -91,7 +100,7 @@ export class ClientState {
 
   /** A frame of the client. */
   sent(frame: Uint8Array): void {
-    const [, end] = addressBounds(frame)
+    const end = typeAt(frame)
     const type = frame[end]
     if (type === AWARENESS) {
       if (isOwnAwareness(frame, end + 1)) this.#awareness = frame
@@ -110,7 +119,7 @@ export class ClientState {
 
   /** A frame of Hocuspocus for the client. */
   received(frame: Uint8Array): void {
-    const [, end] = addressBounds(frame)
+    const end = typeAt(frame)
     const type = frame[end]
     if (type === SYNC_STATUS) {
       if (frame[end + 1] === 1 && this.#unsynced > 0) this.#unsynced--
