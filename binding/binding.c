@@ -88,20 +88,19 @@ static napi_value to_number(napi_env env, double number) {
 /* ---- Options -----------------------------------------------------------------------------------
  */
 
-static char *get_string(napi_env env, napi_value object, const char *name) {
+/* A copy, which the caller frees; NULL where there is none. False: it could not be copied. */
+static bool get_string(napi_env env, napi_value object, const char *name, char **out) {
     napi_value value;
     napi_valuetype type;
     size_t len;
+    *out = NULL;
     if (napi_get_named_property(env, object, name, &value) != napi_ok ||
-        napi_typeof(env, value, &type) != napi_ok || type != napi_string ||
-        napi_get_value_string_utf8(env, value, NULL, 0, &len) != napi_ok)
-        return NULL;
-    char *text = malloc(len + 1);
-    if (text && napi_get_value_string_utf8(env, value, text, len + 1, &len) != napi_ok) {
-        free(text);
-        return NULL;
-    }
-    return text;
+        napi_typeof(env, value, &type) != napi_ok)
+        return false;
+    if (type != napi_string) return true;
+    if (napi_get_value_string_utf8(env, value, NULL, 0, &len) != napi_ok) return false;
+    *out = malloc(len + 1);
+    return *out && napi_get_value_string_utf8(env, value, *out, len + 1, &len) == napi_ok;
 }
 
 static double get_number(napi_env env, napi_value object, const char *name) {
@@ -144,10 +143,16 @@ static size_t get_secrets(napi_env env, napi_value options, aff_slice *out) {
     return count;
 }
 
-static aff_instance_config get_config(napi_env env, napi_value options, char **strings) {
+/* False: a string could not be copied; without it others could be connected to. */
+static bool get_strings(napi_env env, napi_value options, char **strings) {
     static const char *const names[STRING_COUNT] = {"serverId", "prefix",   "host",      "path",
                                                     "username", "password", "clientName"};
-    for (int i = 0; i < STRING_COUNT; i++) strings[i] = get_string(env, options, names[i]);
+    bool all = true;
+    for (int i = 0; i < STRING_COUNT; i++) all &= get_string(env, options, names[i], &strings[i]);
+    return all;
+}
+
+static aff_instance_config get_config(napi_env env, napi_value options, char **strings) {
     uint64_t seed = random_seed(env, options);
     aff_instance_config config = {
         .engine = {.server_id = strings[SERVER_ID],
@@ -191,10 +196,10 @@ static napi_value wrap_block(napi_env env, aff_block block) {
             return buffer;
         /* Runtimes with a memory cage allow no external buffers: copy. */
     }
-    if (napi_create_arraybuffer(env, block.len, &copy, &buffer) != napi_ok) return NULL;
-    memcpy(copy, block.data, block.len);
+    bool is_made = napi_create_arraybuffer(env, block.len, &copy, &buffer) == napi_ok;
+    if (is_made) memcpy(copy, block.data, block.len);
     free(block.data);
-    return buffer;
+    return is_made ? buffer : NULL;
 }
 
 static void on_wake(napi_env env, napi_value callback, void *context, void *data) {
@@ -252,10 +257,11 @@ static napi_value open_instance(napi_env env, napi_callback_info info) {
         return NULL;
     }
     char *strings[STRING_COUNT];
+    bool has_all = get_strings(env, argv[0], strings);
     aff_instance_config config = get_config(env, argv[0], strings);
     config.wake = wake;
     config.arg = h;
-    int status = aff_instance_open(&config, &h->instance);
+    int status = has_all ? aff_instance_open(&config, &h->instance) : AFF_ENOMEM;
     for (int i = 0; i < STRING_COUNT; i++) free(strings[i]);
     if (status != 0) {
         napi_release_threadsafe_function(h->wake, napi_tsfn_abort);
