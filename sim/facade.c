@@ -14,7 +14,7 @@ static void flush_sends(server *s) {
     server_post(s, &(aff_event){.type = AFF_EV_PROXY_SEND,
                                 .sockets = f->gathered_for,
                                 .count = f->gathered_count,
-                                .data = slice(&f->gathered)});
+                                .data = f->gathered});
     f->gathered_count = 0;
 }
 
@@ -25,10 +25,9 @@ void facade_post(server *s, const aff_event *event) {
 
 static void proxy_send(server *s, uint32_t id, aff_slice data) {
     facade *f = s->facade;
-    if (f->gathered_count == 256 || !aff__equal(slice(&f->gathered), data)) {
+    if (f->gathered_count == 256 || !aff__equal(f->gathered, data)) {
         flush_sends(s);
-        f->gathered.len = 0;
-        add(&f->gathered, data.data, data.len);
+        f->gathered = sim_copy(s->w, data);
     }
     f->gathered_for[f->gathered_count++] = id;
 }

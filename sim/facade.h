@@ -130,7 +130,7 @@ struct facade {
     unsigned leaving, handing;
     size_t taken; /* bytes that were delivered */
     /* proxySend gathers. */
-    bytes gathered;
+    aff_slice gathered;
     uint32_t gathered_for[256];
     uint32_t gathered_count;
 };
