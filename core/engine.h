@@ -191,6 +191,7 @@ struct aff__visit {
     aff__socket *socket;
     aff__peer *peer;
     uint32_t route_count;
+    bool was_left;      /* a route of it has moved away: no others are offered to it */
     uint64_t active_at; /* when the peer last heard of this socket */
 };
 

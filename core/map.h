@@ -2,7 +2,7 @@
  * map.h - a hash map from byte strings to structures that contain their map item.
  *
  * Keys come from clients, so the hash is SipHash-1-3 (J.-P. Aumasson and D. J. Bernstein, 2012)
- * under a secret seed: nobody can choose names that collide. For numbers that nobody chooses the
+ * under a secret seed: nobody can choose names that collide. For numbers that no client chooses the
  * last steps of MurmurHash3 do (A. Appleby, 2011).
  */
 #ifndef AFF_MAP_H
@@ -21,7 +21,7 @@ typedef struct {
     uint64_t seed;
     aff__item **slots;
     size_t slot_count, count;
-    bool has_numbers; /* keys are numbers of ours, of up to 8 bytes: mixed, not hashed */
+    bool has_numbers; /* keys are numbers of servers, of up to 8 bytes: mixed, not hashed */
 } aff__map;
 
 void aff__map_init(aff__map *map, aff__heap *heap, uint64_t seed);

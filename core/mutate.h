@@ -5,7 +5,7 @@
  * (docs/MUTANTS.md has the outcome). Without it AFF_MUTATE(n, broken, right) is `right`, and
  * nothing else is compiled.
  *
- *    1  the origin takes frames of any owner and epoch
+ *    1  an owner takes offers under any epoch
  *    2  a release deletes whatever record stands (model of Redis)
  *    3  a missing batch is not noticed
  *    4  a renewal sets the key, whoever has it (model of Redis)

@@ -133,7 +133,7 @@ static void leave_peer(aff_engine *e, aff__visit *visit) {
 static aff__visit *visit_peer(aff_engine *e, aff__socket *socket, aff__peer *peer) {
     AFF_EACH(i, &socket->visits) {
         aff__visit *visit = AFF_OF(i, aff__visit, by_socket);
-        if (visit->peer == peer) return visit;
+        if (visit->peer == peer && !visit->was_left) return visit;
     }
     aff__buf *frame = aff__frame(e, AFF_FRAME_OPEN);
     aff__put_uint(frame, ++e->next_visit);
@@ -447,7 +447,13 @@ static bool wind_held(aff_engine *e, aff__route *route) {
     return fits;
 }
 
+/*
+ * Its document may come back to the same peer, while the application there is still busy with what
+ * it had of the visit before: that must not be taken for what the next owner says. So the route
+ * goes there on another visit then.
+ */
 static void move(aff_engine *e, aff__route *route) {
+    if (route->visit) route->visit->was_left = true;
     if (route->state == AFF_ROUTE_REMOTE) {
         detach(e, route);
         fail_over(e, route);
@@ -644,14 +650,14 @@ void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address) {
 static aff__route *visiting_route(aff_engine *e, uint32_t id, aff_slice address) {
     const aff__visit *visit = find_visit(e, id);
     aff__route *route = visit ? route_at(e, visit->socket, address) : NULL;
-    return route && AFF_MUTATE(1, true, route->visit == visit) ? route : NULL;
+    return route && route->visit == visit ? route : NULL;
 }
 
 static aff__route *present_route(aff_engine *e, uint32_t visit, aff_slice address, uint64_t epoch,
                                  const aff__peer *peer) {
     aff__route *route = visiting_route(e, visit, address);
     bool is_there = route && route->visit && route->visit->peer == peer && route->epoch == epoch;
-    if (AFF_MUTATE(1, route != NULL, is_there)) return route;
+    if (is_there) return route;
     e->stats.stale++;
     return NULL;
 }

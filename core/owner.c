@@ -214,7 +214,7 @@ static void on_offer(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
     aff__doc *doc = aff__doc_find(e, frame->document);
     if (doc) aff__doc_raised(e, doc, epoch);
     bool undecided = doc && (doc->state == AFF_DOC_CLAIMING || doc->state == AFF_DOC_CHECKING);
-    bool owned = doc && doc->state == AFF_DOC_OWNED && doc->epoch == epoch;
+    bool owned = doc && doc->state == AFF_DOC_OWNED && AFF_MUTATE(1, true, doc->epoch == epoch);
     if (!undecided && !owned) {
         e->stats.refused++;
         aff__doc_disown(e, frame->document, epoch);

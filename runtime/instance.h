@@ -38,8 +38,9 @@ typedef struct {
     aff_slice secrets[AFF_SEAL_KEYS_MAX];
     size_t secret_count;
     uint64_t stall_limit_ms; /* the application's silence after which nothing is renewed; 0: none */
-    void (*wake)(
-        void *arg); /* on the instance's thread, once in a turn: there is something to take */
+    /* On the instance's thread: there is something to take. At the end of a turn, and while there
+     * is much. */
+    void (*wake)(void *arg);
     void *arg;
 } aff_instance_config;
 
@@ -51,7 +52,8 @@ int aff_instance_open(const aff_instance_config *config, aff_instance **out);
 
 /*
  * Tells it something; any thread. It hears of it with the next aff_instance_wake(): a system call,
- * which many records share. Errors: AFF_EFULL, AFF_ENOMEM, which changed nothing.
+ * which many records share (AFF_QUEUE_BURST of them wake it by themselves). Errors: AFF_EFULL,
+ * AFF_ENOMEM, which changed nothing.
  */
 int aff_instance_post(aff_instance *instance, const aff_record *record);
 void aff_instance_wake(aff_instance *instance);

@@ -559,6 +559,8 @@ static void act(server *s, const aff_action *a) {
         case AFF_ACT_NEWS:
             if (a->status == AFF_NEWS_OWNED) {
                 hocus_owned(s, name_of(s->w, word(a->document)), a->request);
+            } else if (a->status == AFF_NEWS_TAKEOVER) {
+                hocus_took_over(s, name_of(s->w, word(a->document)));
             }
             return;
         case AFF_ACT_STOPPED: on_stopped(s); return;

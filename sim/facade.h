@@ -154,5 +154,6 @@ void hocus_after(server *s, uint64_t us, sim_call call, void *arg, uint64_t numb
 named *hocus_named(server *s, int name);
 void hocus_leave_all(server *s);
 void hocus_owned(server *s, int name, uint64_t epoch);
+void hocus_took_over(server *s, int name);
 
 #endif

@@ -355,6 +355,17 @@ void hocus_owned(server *s, int name, uint64_t epoch) {
     if (i && i->is_tracked && i->loaded_under != epoch) debounce_store(i, true, NULL, NULL);
 }
 
+static void stores_once_more(sim *w, void *arg, uint64_t number) {
+    (void)w, (void)number;
+    instance *i = ((named *)arg)->current;
+    if (i && i->is_tracked && !i->s->facade->drains) debounce_store(i, true, NULL, NULL);
+}
+
+/* The dead owner's last store may end after the next one's first. */
+void hocus_took_over(server *s, int name) {
+    hocus_after(s, s->config.lock_ttl_ms * MS, stores_once_more, hocus_named(s, name), 0);
+}
+
 /* ---- Connections
  * -------------------------------------------------------------------------------------- */
 

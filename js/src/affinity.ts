@@ -422,7 +422,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   /**
    * A store may have ended after another server had taken the document over, and loaded it without that: then this
-   * instance is still needed. So it goes once Redis has said, after the last store, that the document is ours.
+   * instance is still needed. So it goes once Redis has said, after the last store, that the document is ours; but not
+   * under a new epoch, before it has been loaded again and stored, nor while a drain is about to hand it over.
    */
   async beforeUnloadDocument({ instance, document, documentName }: beforeUnloadDocumentPayload): Promise<void> {
     if (!this.#documents?.wasStored(document) || this.#documents.isLost(document)) return
@@ -435,6 +436,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
       if (code !== 'AFF_EOWNED') setTimeout(again, RETRY_STORE_MS).unref()
       throw new SkipFurtherHooksError('')
     }
+    if (this.#reloads.isUnderWay(document) || this.#drain?.isEnding(document)) throw new SkipFurtherHooksError('')
   }
 
   /** Ends the document's use: its lease is released with the last one. */
@@ -547,6 +549,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     },
     news: (kind, news) => {
       if (kind === 'owned') this.#onOwned(news.documentName!, news.epoch!)
+      if (kind === 'takeover') this.#storeOnceMore(news.documentName!)
       this.#emit(kind, news)
     },
     isNeeded: () => this.#proxies.size > 0 || this.#documents.count > 0,
@@ -576,6 +579,15 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     this.#documents.renewed(name, epoch)
     const document = this.#documents.instanceOf(name)
     if (document) this.#reloads.reload(document)
+  }
+
+  /** A store of the dead owner's may still have been under way, and end after ours: it is not to be the last one. */
+  #storeOnceMore(name: string): void {
+    const store = () => {
+      const document = this.#destroyed || this.#drain ? undefined : this.#documents.instanceOf(name)
+      if (document) this.#storeNow(document)
+    }
+    setTimeout(store, this.#options.lockTTL).unref()
   }
 
   #storeNow(document: Document): void {
@@ -616,7 +628,13 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     if (instance.documents.get(name) === document) instance.documents.delete(name)
     // The CLOSE frames of these are for nobody: the client may be here again, as one of the next epoch's.
     this.#isEvicting = true
-    for (const connection of document.getConnections()) connection.close({ code: 4205, reason: 'Reset Connection' })
+    for (const connection of document.getConnections()) {
+      try {
+        connection.close({ code: 4205, reason: 'Reset Connection' })
+      } catch (error) {
+        report('a listener failed as a connection was closed', error)
+      }
+    }
     this.#isEvicting = false
     if (handOver) void this.#handOvers.begin(document)
     else document.destroy()

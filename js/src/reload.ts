@@ -28,6 +28,10 @@ export class Reloads {
     if (this.#payloads.has(document) && !this.#reloads.has(document)) this.#begin(document)
   }
 
+  isUnderWay(document: Document): boolean {
+    return this.#reloads.has(document)
+  }
+
   #begin(document: Document): void {
     const done = this.#load(document)
     this.#reloads.set(document, done)

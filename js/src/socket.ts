@@ -186,32 +186,43 @@ export class ClientSocket {
     try {
       this.socket.send(data)
     } catch (error) {
-      this.#failed = true
-      report('sending to a socket failed', error)
-      this.close(RESET.code, RESET.reason)
+      this.#onSendError(error)
     }
   }
 
   /** As send(), but written with what follows until flush(). True: that is to be called. */
   gather(message: Message): boolean {
     if (this.#closed || this.#failed) return false
-    if (this.#stream) {
-      if (this.socket.readyState === 1) this.#stream.write(message.frame)
-      return false
-    }
-    this.#stream = this.socket.stream()
-    if (!this.#stream) {
+    const isFirst = this.#stream === undefined
+    const stream = this.#stream ?? this.socket.stream()
+    if (!stream) {
       this.send(message.data)
       return false
     }
-    this.#stream.cork()
-    this.#stream.write(message.frame)
-    return true
+    try {
+      if (isFirst) stream.cork()
+      this.#stream = stream
+      if (this.socket.readyState === 1) stream.write(message.frame)
+    } catch (error) {
+      this.#onSendError(error)
+    }
+    return isFirst
   }
 
   flush(): void {
-    this.#stream?.uncork()
+    const stream = this.#stream
     this.#stream = undefined
+    try {
+      stream?.uncork()
+    } catch (error) {
+      this.#onSendError(error)
+    }
+  }
+
+  #onSendError(error: unknown): void {
+    this.#failed = true
+    report('sending to a socket failed', error)
+    this.close(RESET.code, RESET.reason)
   }
 
   /** Closes the client's socket; its library reports that with `closed`. */
