@@ -31,11 +31,22 @@ export interface Stream {
   write(bytes: Uint8Array): unknown
 }
 
+const sends = new WeakMap<object, unknown>()
+
+/** The `send` of a socket's class, as it was with the first one: who has replaced it since wants to see each message. */
+function ownSend(ws: BaseWebSocket): unknown {
+  const prototype = Object.getPrototypeOf(ws) as BaseWebSocket | null
+  if (!prototype) return undefined
+  if (!sends.has(prototype)) sends.set(prototype, prototype.send)
+  return sends.get(prototype)
+}
+
 /**
  * The stream under an open socket of ws that compresses nothing: there WebSocket frames can be written as they are. It
  * has no name for others; where it can't be found, each message goes through the library alone.
  */
 function streamOf(ws: BaseWebSocket): Stream | undefined {
+  if (ws.send !== ownSend(ws)) return undefined
   const { _socket: stream, _extensions: extensions } = ws as { _socket?: Partial<Stream> | null; _extensions?: object | null }
   const isKnown = typeof stream?.cork === 'function' && typeof stream.uncork === 'function' && typeof stream.write === 'function'
   // Not its `extensions`: crossws has the client's wishes there.
@@ -83,7 +94,9 @@ export function adaptSocket(ws: BaseWebSocket): RealSocket {
 }
 
 class AdaptedSocket implements RealSocket {
-  constructor(private readonly ws: BaseWebSocket) {}
+  constructor(private readonly ws: BaseWebSocket) {
+    ownSend(ws)
+  }
 
   get readyState(): number {
     return this.ws.readyState ?? 1

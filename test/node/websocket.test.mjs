@@ -50,12 +50,17 @@ describe('websocket', () => {
     assert.deepEqual([...message.frame], [0x82, 3, 1, 2, 3])
   })
 
-  test('a socket that compresses, is closing, or is of another library has no such stream', async (t) => {
+  test('a socket that compresses, is closing, has a `send` of its own, or is of another library has no such stream', async (t) => {
     const { socket } = await pair(t, { perMessageDeflate: true })
     assert.equal(adaptSocket(socket).stream(), undefined)
     const { socket: closing } = await pair(t)
     closing.close()
     assert.equal(adaptSocket(closing).stream(), undefined)
+    const { socket: replaced } = await pair(t)
+    const adapted = adaptSocket(replaced)
+    assert.ok(adapted.stream())
+    replaced.send = () => {}
+    assert.equal(adapted.stream(), undefined)
     assert.equal(adaptSocket({ readyState: 1, send() {}, close() {} }).stream(), undefined)
     assert.equal(adaptSocket({ send() {}, close() {}, end() {} }).stream(), undefined)
   })
