@@ -60,6 +60,14 @@ static handle *get_handle(napi_env env, napi_value value) {
     return NULL;
 }
 
+/* For functions of a handle alone; NULL: an exception is pending. */
+static handle *get_only_argument(napi_env env, napi_callback_info info) {
+    size_t argc = 1;
+    napi_value argv[1];
+    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
+    return get_handle(env, argv[0]);
+}
+
 /* The bytes of a Uint8Array; undefined and null are empty. */
 static bool get_bytes(napi_env env, napi_value value, aff_slice *out) {
     napi_valuetype type;
@@ -285,10 +293,7 @@ static napi_value open_instance(napi_env env, napi_callback_info info) {
 }
 
 static napi_value close_instance(napi_env env, napi_callback_info info) {
-    size_t argc = 1;
-    napi_value argv[1];
-    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
-    handle *h = get_handle(env, argv[0]);
+    handle *h = get_only_argument(env, info);
     if (h) close_handle(h);
     return NULL;
 }
@@ -351,10 +356,7 @@ static napi_value js_send(napi_env env, napi_callback_info info) {
 }
 
 static napi_value js_wake(napi_env env, napi_callback_info info) {
-    size_t argc = 1;
-    napi_value argv[1];
-    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
-    handle *h = get_handle(env, argv[0]);
+    handle *h = get_only_argument(env, info);
     if (h && h->instance) aff_instance_wake(h->instance);
     return NULL;
 }
@@ -363,19 +365,13 @@ static napi_value js_wake(napi_env env, napi_callback_info info) {
  * ------------------------------------------------------------------------------------------ */
 
 static napi_value js_valid_until(napi_env env, napi_callback_info info) {
-    size_t argc = 1;
-    napi_value argv[1];
-    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
-    handle *h = get_handle(env, argv[0]);
+    handle *h = get_only_argument(env, info);
     if (!h) return NULL;
     return to_number(env, h->instance ? (double)aff_instance_valid_until(h->instance) : 0);
 }
 
 static napi_value js_alive(napi_env env, napi_callback_info info) {
-    size_t argc = 1;
-    napi_value argv[1];
-    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
-    handle *h = get_handle(env, argv[0]);
+    handle *h = get_only_argument(env, info);
     if (h && h->instance) aff_instance_alive(h->instance);
     return NULL;
 }
@@ -386,10 +382,8 @@ static napi_value js_now(napi_env env, napi_callback_info info) {
 }
 
 static napi_value js_stats(napi_env env, napi_callback_info info) {
-    size_t argc = 1;
-    napi_value argv[1], object;
-    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
-    handle *h = get_handle(env, argv[0]);
+    napi_value object;
+    handle *h = get_only_argument(env, info);
     if (!h) return NULL;
     aff_stats s = {0};
     aff_seal_stats seal = {0};

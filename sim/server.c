@@ -376,7 +376,9 @@ void redis_goes(sim *w, uint64_t until, bool loses_data, bool to_replica) {
     if (loses_data) redis_clear(&w->redis);
     if (to_replica) redis_copy(&w->redis, &w->replica);
     /* Epochs may be granted again from below: who fences by them has to know (README). */
-    for (int n = 0; n < w->name_count && to_replica; n++) w->names[n].fences = false;
+    if (to_replica) {
+        for (int n = 0; n < w->name_count; n++) w->names[n].fences = false;
+    }
     if (loses_data || to_replica) loses_its_data(w);
     for (int i = 0; i < w->server_count; i++) {
         if (w->servers[i].engine) server_cut(&w->servers[i], true);

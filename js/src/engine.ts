@@ -12,7 +12,7 @@ const { ON_SEND, ON_PROXY_FRAME } = k
 export interface EngineEvents {
   /** A frame of a document's owner, for a client socket. */
   send(socket: number, message: Message): void
-  /** No more of them for now: what goes out together can go. */
+  /** All that has come at once has been sent: it can go out together. */
   sent(): void
   closeSocket(socket: number, code: number, reason: string): void
   /** A client's frame for the Hocuspocus here. */
