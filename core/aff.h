@@ -157,7 +157,8 @@ typedef enum {
     AFF_EV_DRAIN,   /* from here on nothing is claimed */
     AFF_EV_TICK,    /* time has passed */
     AFF_EV_FLUSH,   /* the loop turn ends: send what was gathered */
-    AFF_EV_SHUTDOWN /* leave: ends in AFF_ACT_STOPPED */
+    AFF_EV_SHUTDOWN /* leave: ends in AFF_ACT_STOPPED. What is loaded still is left to be taken
+                       over, as from a dead server; other leases are freed */
 } aff_event_type;
 
 typedef struct {

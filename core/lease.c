@@ -660,8 +660,10 @@ void aff__docs_reclaim(aff_engine *e) {
     each_doc(e, reclaim);
 }
 
+/* A store of what is loaded still may end after the next owner's first: that one is to take it
+ * over, as from a dead server, and store once more. */
 static void release_now(aff_engine *e, aff__doc *doc) {
-    if (doc->state == AFF_DOC_OWNED) release(e, doc);
+    if (doc->state == AFF_DOC_OWNED && !doc->uses[AFF_USE_LOADED]) release(e, doc);
 }
 
 void aff__docs_release(aff_engine *e) {

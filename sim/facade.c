@@ -3,7 +3,7 @@
 
 #include <stdio.h>
 
-enum { RESET = 4205, DRAIN_MS = 10000 };
+enum { RESET = 4205, DRAIN_MS = 10000, LAST_LEAVE_MS = 500 };
 
 /* ---- To the engine ------------------------------------------------------------------------------
  */
@@ -654,21 +654,37 @@ static void leave_cluster(server *s) {
     facade_post(s, &(aff_event){.type = AFF_EV_SHUTDOWN});
 }
 
+static void look_whether_handed(sim *w, void *arg, uint64_t until) {
+    server *s = arg;
+    if (s->facade->handing && w->now < until) {
+        hocus_after(s, 5 * MS, look_whether_handed, s, until);
+    } else if (s->facade->leaves) {
+        leave_cluster(s);
+    }
+}
+
+static void the_rest_is_left(sim *w, void *arg, uint64_t number) {
+    (void)number;
+    hocus_evict_the_rest(arg);
+    look_whether_handed(w, arg, w->now + LAST_LEAVE_MS * MS);
+}
+
 static void look_whether_drained(sim *w, void *arg, uint64_t number) {
     (void)number;
     server *s = arg;
     facade *f = s->facade;
     bool over = w->now >= f->drain_until;
-    if ((f->leaving || f->handing) && !over) {
+    hocus_leave_all(s); /* those that were being loaded */
+    if ((f->leaving || f->handing || facade_loaded(s)) && !over) {
         hocus_after(s, 5 * MS, look_whether_drained, s, 0);
         return;
     }
-    if (over) { /* what has not moved fails over; nobody may hear that it is closed */
-        while (f->proxies) end_proxy(s, f->proxies);
-        facade_close_all(s, 1012);
+    if (over) {
+        hocus_leave_the_rest(s);
+        hocus_after(s, LAST_LEAVE_MS * MS, the_rest_is_left, s, 0);
+    } else if (f->leaves) {
+        leave_cluster(s);
     }
-    for (int n = 0; n < w->name_count && over; n++) hocus_evict(s, n, false);
-    if (f->leaves) leave_cluster(s);
 }
 
 void facade_drain(server *s, bool leave) {

@@ -69,12 +69,15 @@ typedef struct instance {
     int name;
     bool is_tracked, is_lost, is_destroyed; /* documents.ts */
     bool turn_given, turn_over, parked;     /* turns.ts */
+    bool leaves;                            /* drain.ts: without a store */
     bool hands_over, still_stores;          /* handover.ts */
     bool was_stored, is_unloading;
     bool is_unstored; /* Redis could not confirm a store: it is tried again */
     unsigned direct;
     uint64_t epoch;
-    uint64_t loaded_under; /* the epoch under which it has taken in what the store has */
+    /* reload.ts: the epoch under which it is to be loaded last, and that of the load under way. */
+    uint64_t loaded_under, reloading_under;
+    struct store_run *waits_for_reload;
     unsigned changes_sent; /* of document.changes, handed over */
     unsigned changes_noticed;
     uint64_t merge_until;
@@ -153,6 +156,8 @@ void hocus_merge(server *s, int name, uint64_t edits, void (*then)(server *, voi
 void hocus_after(server *s, uint64_t us, sim_call call, void *arg, uint64_t number);
 named *hocus_named(server *s, int name);
 void hocus_leave_all(server *s);
+void hocus_leave_the_rest(server *s);
+void hocus_evict_the_rest(server *s);
 void hocus_owned(server *s, int name, uint64_t epoch);
 void hocus_took_over(server *s, int name);
 

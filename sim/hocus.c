@@ -66,6 +66,7 @@ static void may_unload(server *s, void *arg, const aff_action *a) {
     instance *i = arg;
     i->is_unloading = false;
     if (a->status == 0) {
+        if (i->reloading_under) return;
         i->was_stored = false;
         unload(i);
     } else if (a->status != AFF_EOWNED) {
@@ -227,22 +228,46 @@ static void store_again(sim *w, void *arg, uint64_t number) {
 
 static void ask_redis(store_run *run);
 static void notice_changes(instance *i);
+static void begin_reload(instance *i);
 
 static void was_read_again(sim *w, void *arg, uint64_t stored) {
-    store_run *run = arg;
-    instance *i = run->document;
-    sim_trace(w, i->s->name, "takes in what is stored of %s: %llx", info(i)->name,
-              (unsigned long long)stored);
-    document_merge(&i->document, stored, facade_mouth(i->s));
-    notice_changes(i);
-    ask_redis(run);
+    instance *i = arg;
+    bool is_old = i->loaded_under > i->reloading_under;
+    i->reloading_under = 0;
+    if (!i->is_destroyed) {
+        sim_trace(w, i->s->name, "takes in what is stored of %s: %llx", info(i)->name,
+                  (unsigned long long)stored);
+        document_merge(&i->document, stored, facade_mouth(i->s));
+        notice_changes(i);
+        if (is_old) {
+            begin_reload(i);
+            return;
+        }
+        store_again(w, i, 0);
+    }
+    store_run *waits = i->waits_for_reload;
+    i->waits_for_reload = NULL;
+    if (waits) ask_redis(waits);
 }
 
 static void reads_again(sim *w, void *arg, uint64_t number) {
     (void)number;
-    instance *i = ((store_run *)arg)->document;
-    sim_at(w, w->now + takes(w, w->store_us) / 2, i->s, &i->s->js, was_read_again, arg,
+    instance *i = arg;
+    sim_at(w, w->now + takes(w, w->store_us) / 2, i->s, &i->s->js, was_read_again, i,
            info(i)->stored);
+}
+
+static void begin_reload(instance *i) {
+    sim *w = i->s->w;
+    i->reloading_under = i->loaded_under;
+    sim_at(w, w->now + takes(w, w->store_us) / 2, i->s, NULL, reads_again, i, 0);
+}
+
+/* Somebody else may have stored since it was loaded under an older epoch. */
+static void reload(instance *i, uint64_t epoch) {
+    if (epoch <= i->loaded_under) return;
+    i->loaded_under = epoch;
+    if (!i->reloading_under) begin_reload(i);
 }
 
 static void confirmed(server *s, void *arg, const aff_action *a) {
@@ -261,9 +286,9 @@ static void confirmed(server *s, void *arg, const aff_action *a) {
         return;
     }
     i->epoch = a->bytes;
-    if (i->loaded_under != i->epoch) { /* somebody else may have stored in between */
-        i->loaded_under = i->epoch;
-        sim_at(w, w->now + takes(w, w->store_us) / 2, s, NULL, reads_again, run, 0);
+    reload(i, i->epoch);
+    if (i->reloading_under) {
+        i->waits_for_reload = run;
         return;
     }
     /* Whoever says so without having asked says it as of now. */
@@ -352,7 +377,9 @@ static void notice_changes(instance *i) {
 /* A document that is loaded already has a new epoch. */
 void hocus_owned(server *s, int name, uint64_t epoch) {
     instance *i = hocus_named(s, name)->current;
-    if (i && i->is_tracked && i->loaded_under != epoch) debounce_store(i, true, NULL, NULL);
+    if (!i || !i->is_tracked) return;
+    i->epoch = epoch;
+    reload(i, epoch);
 }
 
 static void stores_once_more(sim *w, void *arg, uint64_t number) {
@@ -733,16 +760,52 @@ void hocus_leave_all(server *s) {
     for (int name = 0; name < s->w->name_count; name++) {
         named *n = hocus_named(s, name);
         instance *i = n->current;
-        if (!i) continue;
+        if (!i || i->turn_given) continue;
         s->facade->leaving++;
         i->changes_sent = i->document.changes; /* what changes from here on is handed over */
         i->turn_given = true;
-        if (i->parked)
+        bool was_parked = i->parked;
+        i->parked = false;
+        if (was_parked)
             ask_redis(n->running);
         else if (n->is_debounced)
             store_now(i, NULL, NULL);
         wait_for_store(s->w, i, 0);
     }
+}
+
+/* drain.ts, #leaveTheRest(): but for what is being stored. */
+static void each_of_the_rest(server *s, void (*do_it)(instance *i)) {
+    for (int name = 0; name < s->w->name_count; name++) {
+        const named *n = hocus_named(s, name);
+        instance *i = n->current;
+        bool is_storing = i && n->running && n->running->document == i && !i->parked;
+        if (i && i->is_tracked && !is_storing) do_it(i);
+    }
+}
+
+static void is_left(server *s, void *arg, const aff_action *a) {
+    (void)s, (void)arg, (void)a;
+}
+
+static void leave(instance *i) {
+    i->leaves = true;
+    uint64_t request = facade_ask(i->s, is_left, NULL);
+    facade_post(
+        i->s,
+        &(aff_event){.type = AFF_EV_LEAVE, .request = request, .document = name_of_instance(i)});
+}
+
+void hocus_leave_the_rest(server *s) {
+    each_of_the_rest(s, leave);
+}
+
+static void evict(instance *i) {
+    if (i->leaves) hocus_evict(i->s, i->name, true);
+}
+
+void hocus_evict_the_rest(server *s) {
+    each_of_the_rest(s, evict);
 }
 
 /* ---- For those who watch

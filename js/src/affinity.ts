@@ -375,10 +375,10 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   /** Claims the document, or rejects the load with an error that names the owner. */
   async onLoadDocument(payload: onLoadDocumentPayload): Promise<void> {
-    if (!payload.document.isLoading) return // again: see Reloads
+    const { document, instance } = payload
+    if (!document.isLoading || this.#documents?.isTracked(document)) return // again: see Reloads
     this.#start()
-    await this.#documents.load(payload.instance, payload.document)
-    this.#reloads.loaded(payload)
+    this.#reloads.loading(payload, await this.#documents.load(instance, document))
   }
 
   async afterLoadDocument({ document }: Pick<afterLoadDocumentPayload, 'document'>): Promise<void> {
@@ -393,8 +393,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     if (this.#drain && !(await this.#drain.turns.wait(document))) throw notOurs()
     try {
       this.#start()
-      await this.#documents.confirm(documentName)
-      await this.#reloads.whole(document)
+      // Redis is asked last: a load may have taken long.
+      while (await this.#reloads.whole(document, await this.#documents.confirm(documentName)));
     } catch (error) {
       if ((error as AffinityError).code === 'AFF_EOWNED' || this.#documents.isLost(document)) throw notOurs()
       this.#storeLater(payload)
@@ -578,7 +578,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #onOwned(name: string, epoch: number): void {
     this.#documents.renewed(name, epoch)
     const document = this.#documents.instanceOf(name)
-    if (document) this.#reloads.reload(document)
+    if (document) this.#reloads.reload(document, epoch)
   }
 
   /** A store of the dead owner's may still have been under way, and end after ours: it is not to be the last one. */

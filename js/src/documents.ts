@@ -24,6 +24,11 @@ export class Documents {
     return this.#loaded.has(name)
   }
 
+  /** Is the instance loaded, or being loaded with the lease in hand? */
+  isTracked(document: Document): boolean {
+    return this.#loaded.get(document.name)?.has(document) ?? false
+  }
+
   /** Has this server lost the document since the instance was loaded? Then it must not be stored. */
   isLost(document: Document): boolean {
     return this.#lost.has(document)
@@ -82,18 +87,21 @@ export class Documents {
 
   // ---- loading ----------------------------------------------------------------------------------------
 
-  /** Called while Hocuspocus loads a document: without the lease nothing loads. */
-  async load(instance: Hocuspocus, document: Document): Promise<void> {
+  /** Called while Hocuspocus loads a document: without the lease nothing loads. Resolves with its epoch. */
+  async load(instance: Hocuspocus, document: Document): Promise<number> {
     const { name } = document
+    let epoch: number
     try {
-      this.#epochs.set(name, await this.engine.claim(name, 'loaded'))
+      epoch = await this.engine.claim(name, 'loaded')
     } catch (error) {
       const reason = (error as AffinityError).code === 'AFF_EOWNED' ? MOVED_REASON : NOT_OWNER_REASON
       throw Object.assign(error as AffinityError, { reason })
     }
+    this.#epochs.set(name, epoch)
     this.#track(document)
     // No hook tells of a load that fails later; the promise does.
     instance.loadingDocuments.get(name)?.catch(() => this.unloaded(document))
+    return epoch
   }
 
   #track(document: Document): void {

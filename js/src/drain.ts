@@ -63,9 +63,13 @@ export class Drain {
         await pause(LOOK_AGAIN_MS)
         continue
       }
-      this.#taken.add(next)
-      await this.#leave(next).catch((error) => report(`draining "${next.name}" failed`, error))
+      await this.#take(next)
     }
+  }
+
+  #take(document: Document): Promise<void> {
+    this.#taken.add(document)
+    return this.#leave(document).catch((error) => report(`draining "${document.name}" failed`, error))
   }
 
   /** A document that no worker has had; those that have moved are not in the map any more. */
@@ -105,10 +109,16 @@ export class Drain {
 
   /**
    * Time is over: the rest moves unstored, with what it has handed over as far as that goes. Where not even a lease
-   * can be freed, documents fail over, from what their clients and the store have.
+   * can be freed, documents fail over, from what their clients and the store have. So do those of which a store is
+   * still under way, if the process ends before it: it could end after the next owner's, who must know.
    */
   async #leaveTheRest(): Promise<void> {
-    const names = [...this.instance.documents.keys()]
+    const names: string[] = []
+    for (const [name, document] of this.instance.documents) {
+      const isStoring = document.saveMutex.isLocked() && !this.turns.isWaiting(document)
+      if (!isStoring) names.push(name)
+      else if (!this.#taken.has(document)) void this.#take(document)
+    }
     if (names.length === 0) return
     const leaves = names.map((name) => this.engine.leave(name).catch(() => {}))
     await within(LAST_LEAVE_MS, Promise.all(leaves))

@@ -1218,8 +1218,47 @@ static void a_visit_does_not_outlive_an_owner_that_has_not_noticed(void **state)
     cluster_free(c);
 }
 
+/* Found by the simulator (seed 369764): the application may still be busy with what it had of the
+ * document's first visit as the document comes back, so its answers to that must reach nobody. */
+static void a_document_that_comes_back_is_visited_anew(void **state) {
+    (void)state;
+    cluster *c = cluster_of(3);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    claim(c, A, 1, "other", AFF_USE_HOLD);
+    join(c, 1, C, "doc", NEW);
+    join(c, 1, C, "other", NEW);
+    type(c, 1, "doc", 0);
+    type(c, 1, "other", 0);
+    advance(c, 2000);
+    c->servers[C].mute = true; /* or it would have the document */
+    hand_off(c, A, 2, "doc");
+    settle(c);
+    claim(c, B, 2, "doc", AFF_USE_HOLD);
+    c->servers[C].mute = false;
+    advance(c, 2000);
+    assert_string_equal(owner_of(c, "doc"), "B");
+    forget_traces(c);
+    c->servers[C].mute = true; /* or it would have the document */
+    hand_off(c, B, 3, "doc");
+    settle(c);
+    claim(c, A, 3, "doc", AFF_USE_HOLD);
+    c->servers[C].mute = false;
+    advance(c, 2000);
+    assert_string_equal(owner_of(c, "doc"), "A");
+    assert_non_null(strstr(c->servers[A].trace, "proxy:2:doc:token"));
+    assert_null(strstr(c->servers[A].trace, "proxy:1:"));
+    assert_int_equal(stats_of(c, A).proxies, 2);
+    type(c, 1, "doc", 1);
+    type(c, 1, "other", 1);
+    advance(c, 1000);
+    expect_synced(c, "doc", 3);
+    expect_synced(c, "other", 3);
+    cluster_free(c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_document_that_comes_back_is_visited_anew),
         cmocka_unit_test(what_an_owner_says_for_a_former_visit_is_not_taken_for_the_present_one),
         cmocka_unit_test(a_visit_does_not_outlive_an_owner_that_has_not_noticed),
         cmocka_unit_test(h11_every_client_of_a_killed_owner_goes_on_with_the_next),

@@ -31,6 +31,12 @@ async function give(cluster, name, serverId) {
 /** The server finds out. */
 const findsOut = (server, name) => assert.rejects(server.run(({ affinity }, name) => affinity.assertOwner(name), name), { code: 'AFF_EOWNED' })
 
+/** Redis has lost the document's record, as after a restart. */
+const forget = (cluster, name) => cluster.redis.client.del(`rsaLock:${name}`)
+
+/** The server asks Redis, and has the document under a new epoch. */
+const findsItOwns = (server, name) => server.run(({ affinity }, name) => affinity.assertOwner(name), name)
+
 const owner = async (cluster, name) => (await cluster.redis.client.get(`rsaLock:${name}`))?.split(' ')[2]
 
 async function two(t, options = {}) {
@@ -93,6 +99,94 @@ describe('lost', () => {
     await until(() => text(bob) === 'ann', { timeout: 5000, what: 'bob has it' })
     type(bob, ' bob')
     await until(() => ['ann bob', ' bobann'].includes(cluster.store.text('late')), { timeout: 5000, what: 'both are stored' })
+  })
+
+  test('a new epoch while the document is loaded again: what was read before it does not count', async (t) => {
+    const { cluster, s1 } = await two(t)
+    const ann = await synced(connect({ url: s1.url, name: 'twice' }))
+    t.after(() => ann.destroy())
+    await shut(s1, 'load')
+    for (let loads = 2; loads <= 3; loads++) {
+      await forget(cluster, 'twice')
+      await findsItOwns(s1, 'twice')
+      if (loads === 2) await until(() => cluster.store.loads('twice').length === 2, { what: 'it is loaded again' })
+    }
+    await open(s1, 'load')
+    await until(() => cluster.store.loads('twice').length === 3, { timeout: 5000, what: 'it is loaded once more' })
+    await until(() => cluster.store.stores('twice').length === 1, { what: 'it is stored when it is whole' })
+  })
+
+  test('a new epoch while the document is loaded for the first time: its lease ends with it', async (t) => {
+    const { cluster, s1 } = await two(t)
+    await shut(s1, 'load')
+    const ann = connect({ url: s1.url, name: 'first' })
+    await until(() => cluster.store.loads('first').length === 1)
+    await forget(cluster, 'first')
+    await findsItOwns(s1, 'first')
+    await until(() => cluster.store.loads('first').length === 2, { what: 'it is loaded under the new epoch too' })
+    await open(s1, 'load')
+    await synced(ann)
+    ann.destroy()
+    await cluster.unloaded('first')
+  })
+
+  test('an instance under a new epoch is not unloaded before it is loaded again and stored', async (t) => {
+    const { cluster, s1 } = await two(t)
+    const ann = await synced(connect({ url: s1.url, name: 'only here' }))
+    type(ann, 'ann')
+    await until(() => cluster.store.text('only here') === 'ann')
+    // As if another owner, who had loaded it before that store, had stored over it.
+    cluster.store.remove('only here')
+    await shut(s1, 'load')
+    await forget(cluster, 'only here')
+    await findsItOwns(s1, 'only here')
+    ann.destroy()
+    await until(async () => (await s1.connections('only here')) === 0)
+    // Hocuspocus's own attempt to unload it, and one that we can wait for.
+    await s1.run(({ hocuspocus }, name) => hocuspocus.unloadDocument(hocuspocus.documents.get(name)), 'only here')
+    await open(s1, 'load')
+    await until(() => cluster.store.text('only here') === 'ann', { timeout: 5000, what: 'it is stored again' })
+    await cluster.unloaded('only here')
+  })
+
+  test('H12 a drain that begins while a document is unloaded: both end, and the lease with them', async (t) => {
+    const { cluster, s2 } = await two(t)
+    const relay = await startRelay(cluster.redis)
+    t.after(() => relay.stop())
+    const leaver = await cluster.add('leaver', { redis: relay })
+    const ann = await synced(connect({ url: leaver.url, name: 'going' }))
+    type(ann, 'ann')
+    await until(() => cluster.store.text('going') === 'ann')
+    relay.delay(300)
+    ann.destroy()
+    await until(async () => (await leaver.connections('going')) === 0)
+    await leaver.run(({ affinity }) => affinity.drain())
+    assert.deepEqual(await leaver.documents(), [])
+    assert.equal(await owner(cluster, 'going'), undefined)
+    const bob = await synced(connect({ url: s2.url, name: 'going' }))
+    t.after(() => bob.destroy())
+    assert.equal(text(bob), 'ann')
+  })
+
+  test('H12 a store that outlasts the drain and ends after the next owner has stored is stored over', async (t) => {
+    const { cluster, s2 } = await two(t, { lockTTL: 3000 })
+    const leaver = await cluster.add('leaver', { drainTimeout: 500 })
+    await leaver.edit('outlasts', 'one', { keep: true })
+    const ann = await synced(connect({ url: s2.url, name: 'outlasts' }))
+    t.after(() => ann.destroy())
+    assert.equal(await owner(cluster, 'outlasts'), 'leaver')
+    await shut(leaver, 'write')
+    await until(() => leaver.run(({ hocuspocus }) => hocuspocus.documents.get('outlasts').saveMutex.isLocked()), { what: 'the leaver stores' })
+    await leaver.run(async ({ affinity }) => {
+      await affinity.drain()
+      await affinity.onDestroy()
+    })
+    await until(async () => (await owner(cluster, 'outlasts')) === 's2', { timeout: 5000 })
+    type(ann, ' two')
+    await until(() => cluster.store.text('outlasts') === 'one two', { timeout: 5000, what: 's2 has stored' })
+    await open(leaver, 'write')
+    await until(() => cluster.store.text('outlasts') === 'one', { what: "the leaver's store has ended" })
+    await until(() => cluster.store.text('outlasts') === 'one two', { timeout: 5000, what: 's2 stores once more' })
   })
 
   test('H12 what a direct connection writes and leaves behind while the lease is being freed moves with the document', async (t) => {

@@ -1,6 +1,6 @@
 // Where the servers of a test cluster keep their documents: one file each, in a folder that they share, with a
 // log of every load and store, so that a test can count them.
-import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createHash } from 'node:crypto'
 import path from 'node:path'
 import * as Y from 'yjs'
@@ -71,5 +71,6 @@ export function storeReader(folder) {
     text(name, field = 'text') {
       return this.document(name)?.getText(field).toString() ?? null
     },
+    remove: (name) => rmSync(fileOf(folder, name)),
   }
 }
