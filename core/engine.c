@@ -309,7 +309,7 @@ static void dispatch(aff_engine *e, const aff_event *v) {
         case AFF_EV_PROXY_CLOSE: aff__proxy_closed(e, v->socket, v->code, v->data); break;
         case AFF_EV_CLAIM: on_claim(e, v); break;
         case AFF_EV_CONFIRM: aff__doc_confirm(e, v->request, v->document); break;
-        case AFF_EV_LEAVE: aff__doc_leave(e, v->request, v->document); break;
+        case AFF_EV_LEAVE: aff__doc_leave(e, v->request, v->document, v->flag); break;
         case AFF_EV_UNUSE: on_unuse(e, v); break;
         case AFF_EV_EMIT: aff__event_emit(e, v); break;
         case AFF_EV_EVENT_RESULT: aff__event_result(e, v->request, v->status, v->data); break;

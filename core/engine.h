@@ -392,7 +392,7 @@ void aff__docs_release(aff_engine *e); /* shutting down */
 void aff__docs_refresh(aff_engine *e);
 void aff__claim_timeout(aff_engine *e);
 void aff__doc_confirm(aff_engine *e, uint64_t request, aff_slice name);
-void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name);
+void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name, bool at_once);
 void aff__waiter_free(aff_engine *e, aff__waiter *waiter);
 
 /* link.c */

@@ -359,14 +359,14 @@ static void answer_left(aff_engine *e, uint64_t request, int status) {
     act->status = status;
 }
 
-void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name) {
-    aff__doc *doc = aff__doc_find(e, name);
-    if (!doc || doc->state != AFF_DOC_OWNED || !aff__is_member(e)) {
-        answer_left(e, request, AFF_EREDIS);
-        return;
-    }
-    doc->left = request;
-    release(e, doc);
+/* Nobody is served here any more. */
+static void abandon(aff_engine *e, aff__doc *doc) {
+    bool was_answering = doc->answering;
+    doc->answering = true;
+    drop_uses(doc);
+    aff__served_lost(e, doc);
+    move_local_routes(e, doc);
+    doc->answering = was_answering;
 }
 
 /* The lease is free: whoever claims it next owns the document. The app is told last: it ends its
@@ -375,12 +375,25 @@ static void left(aff_engine *e, aff__doc *doc, int status) {
     uint64_t request = doc->left;
     doc->left = 0;
     if (AFF_MUTATE(16, true, false)) answer_left(e, request, status);
-    drop_uses(doc);
-    doc->answering = true;
-    aff__served_lost(e, doc);
-    move_local_routes(e, doc);
-    doc->answering = false;
+    abandon(e, doc);
     if (AFF_MUTATE(16, false, true)) answer_left(e, request, status);
+}
+
+void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name, bool at_once) {
+    aff__doc *doc = aff__doc_find(e, name);
+    bool can_ask = doc && doc->state == AFF_DOC_OWNED && aff__is_member(e);
+    if (can_ask && !at_once) {
+        doc->left = request;
+        release(e, doc);
+        return;
+    }
+    if (doc && at_once) {
+        doc->kept = false;
+        if (can_ask) release(e, doc);
+        abandon(e, doc);
+    }
+    answer_left(e, request, can_ask ? 0 : AFF_EREDIS);
+    if (doc && at_once) aff__doc_settle(e, doc);
 }
 
 /* Where our record did not stand any more, somebody else may have the document. */

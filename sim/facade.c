@@ -3,7 +3,7 @@
 
 #include <stdio.h>
 
-enum { RESET = 4205, DRAIN_MS = 10000, LAST_LEAVE_MS = 500 };
+enum { RESET = 4205, DRAIN_MS = 10000, LAST_HAND_OVER_MS = 500 };
 
 /* ---- To the engine ------------------------------------------------------------------------------
  */
@@ -656,17 +656,11 @@ static void leave_cluster(server *s) {
 
 static void look_whether_handed(sim *w, void *arg, uint64_t until) {
     server *s = arg;
-    if (s->facade->handing && w->now < until) {
+    if (s->facade->leaving_at_once || (s->facade->handing && w->now < until)) {
         hocus_after(s, 5 * MS, look_whether_handed, s, until);
     } else if (s->facade->leaves) {
         leave_cluster(s);
     }
-}
-
-static void the_rest_is_left(sim *w, void *arg, uint64_t number) {
-    (void)number;
-    hocus_evict_the_rest(arg);
-    look_whether_handed(w, arg, w->now + LAST_LEAVE_MS * MS);
 }
 
 static void look_whether_drained(sim *w, void *arg, uint64_t number) {
@@ -681,7 +675,7 @@ static void look_whether_drained(sim *w, void *arg, uint64_t number) {
     }
     if (over) {
         hocus_leave_the_rest(s);
-        hocus_after(s, LAST_LEAVE_MS * MS, the_rest_is_left, s, 0);
+        look_whether_handed(w, s, w->now + LAST_HAND_OVER_MS * MS);
     } else if (f->leaves) {
         leave_cluster(s);
     }

@@ -69,7 +69,6 @@ typedef struct instance {
     int name;
     bool is_tracked, is_lost, is_destroyed; /* documents.ts */
     bool turn_given, turn_over, parked;     /* turns.ts */
-    bool leaves;                            /* drain.ts: without a store */
     bool hands_over, still_stores;          /* handover.ts */
     bool was_stored, is_unloading;
     bool is_unstored; /* Redis could not confirm a store: it is tried again */
@@ -78,7 +77,7 @@ typedef struct instance {
     /* reload.ts: the epoch under which it is to be loaded last, and that of the load under way. */
     uint64_t loaded_under, reloading_under;
     struct store_run *waits_for_reload;
-    unsigned changes_sent; /* of document.changes, handed over */
+    unsigned changes_stored, changes_sent; /* of document.changes; sent: handed over */
     unsigned changes_noticed;
     uint64_t merge_until;
 } instance;
@@ -98,6 +97,7 @@ typedef struct store_run {
     void (*then)(server *s, void *arg);
     void *arg;
     uint64_t asked_at; /* whether it may store */
+    bool is_written;
 } store_run;
 
 /* Hocuspocus works by name: */
@@ -130,7 +130,7 @@ struct facade {
     bool drains, leaves, stopping, stopped, was_member;
     bool leave_failed; /* Redis was away: a document could not be left */
     uint64_t drain_until;
-    unsigned leaving, handing;
+    unsigned leaving, leaving_at_once, handing;
     size_t taken; /* bytes that were delivered */
     /* proxySend gathers. */
     aff_slice gathered;
@@ -157,7 +157,6 @@ void hocus_after(server *s, uint64_t us, sim_call call, void *arg, uint64_t numb
 named *hocus_named(server *s, int name);
 void hocus_leave_all(server *s);
 void hocus_leave_the_rest(server *s);
-void hocus_evict_the_rest(server *s);
 void hocus_owned(server *s, int name, uint64_t epoch);
 void hocus_took_over(server *s, int name);
 

@@ -184,7 +184,7 @@ static void store_ends(store_run *run, bool may_unload) {
 typedef struct {
     store_run *run;
     server *s;
-    unsigned life;
+    unsigned life, changes;
     int name;
     uint64_t edits, epoch, confirmed_at;
     bool is_lost_anyway;
@@ -192,8 +192,10 @@ typedef struct {
 
 static void is_written(sim *w, void *arg, uint64_t number) {
     (void)w, (void)number;
-    ((database_write *)arg)->run->document->was_stored = true;
-    store_ends(((database_write *)arg)->run, true);
+    const database_write *b = arg;
+    b->run->document->was_stored = true;
+    b->run->document->changes_stored = b->changes;
+    store_ends(b->run, true);
 }
 
 /* The database does not care whether the writer still lives. */
@@ -293,12 +295,14 @@ static void confirmed(server *s, void *arg, const aff_action *a) {
     }
     /* Whoever says so without having asked says it as of now. */
     uint64_t confirmed_at = watch_confirmed(info(i), s, i->epoch);
+    run->is_written = true;
     database_write *b = sim_alloc(w, sizeof(*b));
     *b = (database_write){.run = run,
                           .s = s,
                           .life = s->life,
                           .name = i->name,
                           .edits = i->document.edits,
+                          .changes = i->document.changes,
                           .epoch = i->epoch,
                           .confirmed_at =
                               confirmed_at > run->asked_at ? confirmed_at : run->asked_at};
@@ -730,19 +734,36 @@ void hocus_evict(server *s, int name, bool hand_over) {
 /* ---- Draining
  * ---------------------------------------------------------------------------------------------- */
 
+static void ask_to_leave(sim *w, void *arg, uint64_t number);
+
+/* drain.ts, #free() */
 static void left(server *s, void *arg, const aff_action *a) {
     instance *i = arg;
-    s->facade->leaving--;
     bool was_ours = a->status == 0, done = was_ours || a->status == AFF_EOWNED;
+    if (!done && hocus_named(s, i->name)->current == i && s->w->now < s->facade->drain_until) {
+        hocus_after(s, 20 * MS, ask_to_leave, i, 0);
+        return;
+    }
+    s->facade->leaving--;
     if (!done) s->facade->leave_failed = true;
     if (!i->is_lost && done) {
-        bool is_changed = i->changes_sent != i->document.changes;
+        bool is_changed = i->changes_stored != i->document.changes;
         hocus_evict(s, i->name, !was_ours || is_changed || i->direct > 0);
     }
 }
 
-static void wait_for_store(sim *w, void *arg, uint64_t number) {
+static void ask_to_leave(sim *w, void *arg, uint64_t number) {
     (void)w, (void)number;
+    const instance *i = arg;
+    server *s = i->s;
+    if (s->facade->stopping) return;
+    uint64_t request = facade_ask(s, left, arg);
+    facade_post(
+        s, &(aff_event){.type = AFF_EV_LEAVE, .request = request, .document = name_of_instance(i)});
+}
+
+static void wait_for_store(sim *w, void *arg, uint64_t number) {
+    (void)number;
     instance *i = arg;
     server *s = i->s;
     if (hocus_named(s, i->name)->running) {
@@ -750,10 +771,7 @@ static void wait_for_store(sim *w, void *arg, uint64_t number) {
         return;
     }
     i->turn_over = true;
-    if (s->facade->stopping) return;
-    uint64_t request = facade_ask(s, left, i);
-    facade_post(
-        s, &(aff_event){.type = AFF_EV_LEAVE, .request = request, .document = name_of_instance(i)});
+    ask_to_leave(w, i, 0);
 }
 
 void hocus_leave_all(server *s) {
@@ -762,7 +780,6 @@ void hocus_leave_all(server *s) {
         instance *i = n->current;
         if (!i || i->turn_given) continue;
         s->facade->leaving++;
-        i->changes_sent = i->document.changes; /* what changes from here on is handed over */
         i->turn_given = true;
         bool was_parked = i->parked;
         i->parked = false;
@@ -774,38 +791,31 @@ void hocus_leave_all(server *s) {
     }
 }
 
+static bool is_being_written(const instance *i) {
+    const store_run *run = hocus_named(i->s, i->name)->running;
+    return run && run->document == i && run->is_written;
+}
+
+static void left_at_once(server *s, void *arg, const aff_action *a) {
+    (void)a;
+    const instance *i = arg;
+    s->facade->leaving_at_once--;
+    if (!i->is_lost) hocus_evict(s, i->name, true);
+}
+
 /* drain.ts, #leaveTheRest(): but for what is being stored. */
-static void each_of_the_rest(server *s, void (*do_it)(instance *i)) {
+void hocus_leave_the_rest(server *s) {
     for (int name = 0; name < s->w->name_count; name++) {
         const named *n = hocus_named(s, name);
         instance *i = n->current;
-        bool is_storing = i && n->running && n->running->document == i && !i->parked;
-        if (i && i->is_tracked && !is_storing) do_it(i);
+        if (!i || !i->is_tracked || is_being_written(i)) continue;
+        s->facade->leaving_at_once++;
+        uint64_t request = facade_ask(s, left_at_once, i);
+        facade_post(s, &(aff_event){.type = AFF_EV_LEAVE,
+                                    .request = request,
+                                    .document = name_of_instance(i),
+                                    .flag = true});
     }
-}
-
-static void is_left(server *s, void *arg, const aff_action *a) {
-    (void)s, (void)arg, (void)a;
-}
-
-static void leave(instance *i) {
-    i->leaves = true;
-    uint64_t request = facade_ask(i->s, is_left, NULL);
-    facade_post(
-        i->s,
-        &(aff_event){.type = AFF_EV_LEAVE, .request = request, .document = name_of_instance(i)});
-}
-
-void hocus_leave_the_rest(server *s) {
-    each_of_the_rest(s, leave);
-}
-
-static void evict(instance *i) {
-    if (i->leaves) hocus_evict(i->s, i->name, true);
-}
-
-void hocus_evict_the_rest(server *s) {
-    each_of_the_rest(s, evict);
 }
 
 /* ---- For those who watch

@@ -390,6 +390,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const { document, documentName } = payload
     const notOurs = () => new SkipFurtherHooksError(`document "${documentName}" is owned by another server now`)
     if (this.#documents.isLost(document)) throw notOurs()
+    this.#documents.asksToStore(document)
     if (this.#drain && !(await this.#drain.turns.wait(document))) throw notOurs()
     try {
       this.#start()

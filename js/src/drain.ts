@@ -11,8 +11,8 @@ const EACH_MS = 30
 const AT_ONCE_MIN = 2
 const AT_ONCE_MAX = 32
 const LOOK_AGAIN_MS = 20
-/** What freeing the remaining leases may take when the time is over. */
-const LAST_LEAVE_MS = 500
+/** What handing the rest over may take when the time is over. */
+const LAST_HAND_OVER_MS = 500
 
 /** A server hands on all that it has: each document is stored, its lease is freed, and the rest goes to its next owner. */
 export class Drain {
@@ -108,21 +108,19 @@ export class Drain {
   }
 
   /**
-   * Time is over: the rest moves unstored, with what it has handed over as far as that goes. Where not even a lease
-   * can be freed, documents fail over, from what their clients and the store have. So do those of which a store is
-   * still under way, if the process ends before it: it could end after the next owner's, who must know.
+   * Time is over: the rest moves unstored, with what it has handed over as far as that goes. Where Redis does not
+   * answer, documents fail over, from what their clients and the store have. So do those that are just
+   * being written, if the process ends before that: it could end after the next owner's, who must know.
    */
   async #leaveTheRest(): Promise<void> {
     const names: string[] = []
     for (const [name, document] of this.instance.documents) {
-      const isStoring = document.saveMutex.isLocked() && !this.turns.isWaiting(document)
-      if (!isStoring) names.push(name)
+      if (!this.documents.isBeingWritten(document)) names.push(name)
       else if (!this.#taken.has(document)) void this.#take(document)
     }
     if (names.length === 0) return
-    const leaves = names.map((name) => this.engine.leave(name).catch(() => {}))
-    await within(LAST_LEAVE_MS, Promise.all(leaves))
+    await Promise.all(names.map((name) => this.engine.leave(name, true).catch(() => {})))
     for (const name of names) this.evict(name, true)
-    await within(LAST_LEAVE_MS, this.handOvers.settled())
+    await within(LAST_HAND_OVER_MS, this.handOvers.settled())
   }
 }

@@ -267,10 +267,10 @@ export class Engine {
 
   /**
    * Gives a document up, whatever it is used for; its routes move. Resolves when it is free: with true if it has been
-   * this server's until then.
+   * this server's until then. `atOnce`: resolves when its routes have moved, whether Redis has been told or not.
    */
-  leave(documentName: string): Promise<boolean> {
-    return this.#askAbout(documentName, k.LEAVE).then(
+  leave(documentName: string, atOnce = false): Promise<boolean> {
+    return this.#askAbout(documentName, k.LEAVE, 0, atOnce).then(
       () => true,
       (error: AffinityError) => {
         if (error.code === 'AFF_EOWNED') return false
@@ -284,12 +284,12 @@ export class Engine {
     this.#post(k.DRAIN, {})
   }
 
-  #askAbout(documentName: string, kind: number, code = 0): Promise<number> {
+  #askAbout(documentName: string, kind: number, code = 0, flag = false): Promise<number> {
     if (this.#stopping) return Promise.reject(errorOf(-9, `document "${documentName}"`))
     return new Promise((resolve, reject) => {
       const request = ++this.#requests
       this.#claims.set(request, { what: documentName, resolve, reject })
-      const status = this.#post(kind, { request, code }, Buffer.from(documentName))
+      const status = this.#post(kind, { request, code, flag }, Buffer.from(documentName))
       if (status < 0) this.#settleClaim(request, status, '')
     })
   }

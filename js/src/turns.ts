@@ -5,14 +5,14 @@ import type { Document } from '@hocuspocus/server'
  * (a debounce that is over, a flush before the end) wait for that.
  */
 export class StoreTurns {
-  #turns = new WeakMap<Document, { given: Promise<void>; give: () => void; isGiven: boolean; waiting: number; over: boolean }>()
+  #turns = new WeakMap<Document, { given: Promise<void>; give: () => void; waiting: number; over: boolean }>()
 
   #turn(document: Document) {
     let turn = this.#turns.get(document)
     if (!turn) {
       let give!: () => void
       const given = new Promise<void>((resolve) => (give = resolve))
-      turn = { given, give, isGiven: false, waiting: 0, over: false }
+      turn = { given, give, waiting: 0, over: false }
       this.#turns.set(document, turn)
     }
     return turn
@@ -29,15 +29,8 @@ export class StoreTurns {
   /** Gives a document its turn. True if a store was waiting for it. */
   give(document: Document): boolean {
     const turn = this.#turn(document)
-    turn.isGiven = true
     turn.give()
     return turn.waiting > 0
-  }
-
-  /** Does a store wait for the document's turn? */
-  isWaiting(document: Document): boolean {
-    const turn = this.#turns.get(document)
-    return turn !== undefined && !turn.isGiven && turn.waiting > 0
   }
 
   end(document: Document): void {

@@ -999,6 +999,12 @@ static inline void hand_off(cluster *c, int i, uint64_t request, const char *nam
          &(aff_event){.type = AFF_EV_LEAVE, .request = request, .document = aff__str(name)});
 }
 
+static inline void abandon(cluster *c, int i, uint64_t request, const char *name) {
+    post(&c->servers[i],
+         &(aff_event){
+             .type = AFF_EV_LEAVE, .request = request, .document = aff__str(name), .flag = true});
+}
+
 static inline void confirm(cluster *c, int i, uint64_t request, const char *name) {
     tell(c, i,
          &(aff_event){.type = AFF_EV_CONFIRM, .request = request, .document = aff__str(name)});

@@ -866,6 +866,52 @@ static void h12_the_leaver_dies_at_any_moment_of_a_hand_off(void **state) {
     }
 }
 
+/* Found by the simulator (seed 911): a drain's time is over, and Redis is away. */
+static void h12_without_redis_a_document_is_left_at_once_and_its_routes_move(void **state) {
+    (void)state;
+    cluster *c = three(NEW);
+    join(c, 3, A, "doc", NEW);
+    settle(c);
+    tell(c, A, &(aff_event){.type = AFF_EV_DRAIN});
+    cut(c, A);
+    advance(c, 12000);
+    forget_traces(c);
+    hand_off(c, A, 7, "doc");
+    settle(c);
+    expect(c, A, "claim:7:AFF_EREDIS");
+    assert_int_equal(stats_of(c, A).failovers, 0);
+    abandon(c, A, 8, "doc");
+    settle(c);
+    expect(c, A, "claim:8:AFF_EREDIS");
+    assert_int_equal(stats_of(c, A).failovers, 1);
+    unload(&c->servers[A], "doc");
+    type(c, 3, "doc", 2);
+    connect_redis(c, A);
+    advance(c, 15000);
+    assert_string_not_equal(owner_of(c, "doc"), "A");
+    for (uint32_t k = 1; k <= 3; k++) assert_true(c->clients[k].open);
+    expect_synced(c, "doc", 7);
+    cluster_free(c);
+}
+
+static void h12_a_document_whose_lease_is_being_freed_is_left_at_once(void **state) {
+    (void)state;
+    cluster *c = three(NEW);
+    join(c, 3, A, "doc", NEW);
+    settle(c);
+    tell(c, A, &(aff_event){.type = AFF_EV_DRAIN});
+    forget_traces(c);
+    hand_off(c, A, 7, "doc");
+    abandon(c, A, 8, "doc"); /* before Redis has answered */
+    settle(c);
+    assert_non_null(strstr(c->servers[A].trace, "claim:8:AFF_EREDIS claim:7:ok"));
+    unload(&c->servers[A], "doc");
+    type(c, 3, "doc", 2);
+    advance(c, 2000);
+    expect_synced(c, "doc", 7);
+    cluster_free(c);
+}
+
 static void a_document_that_had_gone_before_it_was_left_is_told_apart(void **state) {
     (void)state;
     cluster *c = three(NEW);
@@ -1296,6 +1342,8 @@ int main(void) {
         cmocka_unit_test(a_document_that_is_not_owned_can_not_be_handed_off),
         cmocka_unit_test(h12_the_leaver_dies_at_any_moment_of_a_hand_off),
         cmocka_unit_test(a_server_that_hangs_loses_its_documents_and_learns_it_on_waking),
+        cmocka_unit_test(h12_without_redis_a_document_is_left_at_once_and_its_routes_move),
+        cmocka_unit_test(h12_a_document_whose_lease_is_being_freed_is_left_at_once),
         cmocka_unit_test(a_document_that_had_gone_before_it_was_left_is_told_apart),
         cmocka_unit_test(a_short_hang_costs_nothing),
         cmocka_unit_test(what_redis_has_forgotten_during_a_hang_is_claimed_again),

@@ -168,6 +168,26 @@ describe('lost', () => {
     assert.equal(text(bob), 'ann')
   })
 
+  test('H12 a drain without Redis: its own clients are not told that their document is closed, and go on when Redis is back', async (t) => {
+    const { cluster, s2 } = await two(t)
+    const relay = await startRelay(cluster.redis)
+    t.after(() => relay.stop())
+    const leaver = await cluster.add('leaver', { redis: relay, drainTimeout: 500 })
+    const ann = await synced(connect({ url: leaver.url, name: 'cut off' }))
+    t.after(() => ann.destroy())
+    relay.cut({ refuse: true })
+    type(ann, 'ann')
+    await leaver.run(({ affinity }) => affinity.drain())
+    type(ann, ' goes on')
+    assert.deepEqual(await leaver.documents(), [])
+    relay.restore()
+    const bob = await synced(connect({ url: s2.url, name: 'cut off' }))
+    t.after(() => bob.destroy())
+    await until(() => text(bob) === 'ann goes on', { timeout: 20_000, what: 'bob has what ann has typed' })
+    await synced(ann)
+    assert.deepEqual([...ann.closes, ...ann.denied], [])
+  })
+
   test('H12 a store that outlasts the drain and ends after the next owner has stored is stored over', async (t) => {
     const { cluster, s2 } = await two(t, { lockTTL: 3000 })
     const leaver = await cluster.add('leaver', { drainTimeout: 500 })
