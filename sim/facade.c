@@ -3,7 +3,7 @@
 
 #include <stdio.h>
 
-enum { RESET = 4205, DRAIN_MS = 10000, LAST_HAND_OVER_MS = 500 };
+enum { RESET = 4205 };
 
 /* ---- To the engine ------------------------------------------------------------------------------
  */
@@ -509,6 +509,10 @@ static void run_event(server *s, const aff_action *a) {
         hocus_after(s, takes(w, 2000), run_ends, run, 0);
         return;
     }
+    if (aff__equal(a->name, aff__slice(OPEN_EVENT, sizeof(OPEN_EVENT) - 1))) {
+        handover_open(s, name, a->request);
+        return;
+    }
     uint64_t edits = 0;
     aff_slice rest = a->data;
     AFF_ASSERT(aff__get_uint(&rest, &edits));
@@ -521,8 +525,6 @@ static void run_event(server *s, const aff_action *a) {
 /* ---- On the JavaScript thread
  * ------------------------------------------------------------------------ */
 
-static void on_stopped(server *s);
-
 static void act(server *s, const aff_action *a) {
     facade *f = s->facade;
     proxy_socket *proxy;
@@ -532,7 +534,7 @@ static void act(server *s, const aff_action *a) {
         case AFF_ACT_READY: s->is_ready = f->was_member = true; return;
         case AFF_ACT_FAILED:
             /* A restarted server's serverId is still taken: its operator tries again. */
-            on_stopped(s);
+            drain_stopped(s);
             return;
         case AFF_ACT_SEND:
             for (uint32_t i = 0; i < a->count; i++) {
@@ -563,7 +565,7 @@ static void act(server *s, const aff_action *a) {
                 hocus_took_over(s, name_of(s->w, word(a->document)));
             }
             return;
-        case AFF_ACT_STOPPED: on_stopped(s); return;
+        case AFF_ACT_STOPPED: drain_stopped(s); return;
         default: return;
     }
 }
@@ -625,72 +627,6 @@ void facade_hold(server *s, int name) {
                                 .request = request,
                                 .document = aff__str(s->w->names[name].name),
                                 .use = AFF_USE_HOLD});
-}
-
-/* ---- Leaving
- * --------------------------------------------------------------------------------------------- */
-
-static void process_ends(sim *w, void *arg, uint64_t number) {
-    (void)number;
-    server *s = arg;
-    bool in_good_order = s->facade->leaves && !s->facade->leave_failed && !facade_is_busy(s);
-    for (int n = 0; n < w->name_count; n++) {
-        if (in_good_order) w->names[n].must |= w->names[n].by[s->index];
-    }
-    server_kill(s);
-}
-
-static void on_stopped(server *s) {
-    s->facade->stopped = true;
-    facade_close_all(s, 1012);
-    hocus_after(s, 50 * MS, process_ends, s, 0);
-}
-
-static void leave_cluster(server *s) {
-    if (s->facade->stopping) return;
-    s->facade->stopping = true;
-    sim_trace(s->w, s->name, "leaves");
-    s->leaves = true;
-    facade_post(s, &(aff_event){.type = AFF_EV_SHUTDOWN});
-}
-
-static void look_whether_handed(sim *w, void *arg, uint64_t until) {
-    server *s = arg;
-    if (s->facade->leaving_at_once || (s->facade->handing && w->now < until)) {
-        hocus_after(s, 5 * MS, look_whether_handed, s, until);
-    } else if (s->facade->leaves) {
-        leave_cluster(s);
-    }
-}
-
-static void look_whether_drained(sim *w, void *arg, uint64_t number) {
-    (void)number;
-    server *s = arg;
-    facade *f = s->facade;
-    bool over = w->now >= f->drain_until;
-    hocus_leave_all(s); /* those that were being loaded */
-    if ((f->leaving || f->handing || facade_loaded(s)) && !over) {
-        hocus_after(s, 5 * MS, look_whether_drained, s, 0);
-        return;
-    }
-    if (over) {
-        hocus_leave_the_rest(s);
-        look_whether_handed(w, s, w->now + LAST_HAND_OVER_MS * MS);
-    } else if (f->leaves) {
-        leave_cluster(s);
-    }
-}
-
-void facade_drain(server *s, bool leave) {
-    facade *f = s->facade;
-    if (f->drains || !s->is_ready) return;
-    sim_trace(s->w, s->name, "drains");
-    s->drains = f->drains = true;
-    f->leaves = leave;
-    f->drain_until = s->w->now + DRAIN_MS * (uint64_t)MS;
-    facade_post(s, &(aff_event){.type = AFF_EV_DRAIN});
-    hocus_leave_all(s);
-    hocus_after(s, 1 * MS, look_whether_drained, s, 0);
 }
 
 facade *facade_new(server *s) {

@@ -1,4 +1,4 @@
-/* facade.h - what the two halves of a server's JavaScript share. */
+/* facade.h - what the parts of a server's JavaScript share. */
 #ifndef SIM_FACADE_H
 #define SIM_FACADE_H
 
@@ -69,7 +69,7 @@ typedef struct instance {
     int name;
     bool is_tracked, is_lost, is_destroyed; /* documents.ts */
     bool turn_given, turn_over, parked;     /* turns.ts */
-    bool hands_over, still_stores;          /* handover.ts */
+    bool still_stores;                      /* handover.ts */
     bool was_stored, is_unloading;
     bool is_unstored; /* Redis could not confirm a store: it is tried again */
     unsigned direct;
@@ -77,10 +77,24 @@ typedef struct instance {
     /* reload.ts: the epoch under which it is to be loaded last, and that of the load under way. */
     uint64_t loaded_under, reloading_under;
     struct store_run *waits_for_reload;
-    unsigned changes_stored, changes_sent; /* of document.changes; sent: handed over */
-    unsigned changes_noticed;
+    unsigned touches;                       /* count as changes */
+    unsigned changes_stored;                /* of changes_made() */
+    unsigned changes_noticed, changes_sent; /* of document.changes; sent: handed over */
+    unsigned wait_ms;
     uint64_t merge_until;
 } instance;
+
+static inline unsigned changes_made(const instance *i) {
+    return i->document.changes + i->touches;
+}
+
+static inline document_info *info_of(const instance *i) {
+    return &i->s->w->names[i->name];
+}
+
+static inline aff_slice name_slice(const instance *i) {
+    return aff__str(info_of(i)->name);
+}
 
 /* Who waits for a document to be loaded. */
 typedef struct load_waiter {
@@ -155,9 +169,22 @@ void hocus_merge(server *s, int name, uint64_t edits, void (*then)(server *, voi
                  void *arg);
 void hocus_after(server *s, uint64_t us, sim_call call, void *arg, uint64_t number);
 named *hocus_named(server *s, int name);
-void hocus_leave_all(server *s);
-void hocus_leave_the_rest(server *s);
+void hocus_destroy(instance *i);
+void hocus_give_turn(instance *i);
+bool hocus_is_being_written(const instance *i);
 void hocus_owned(server *s, int name, uint64_t epoch);
 void hocus_took_over(server *s, int name);
+
+/* handover.c */
+#define MERGE_EVENT "\0merge"
+#define OPEN_EVENT "\0open"
+void handover_begin(instance *i);
+/* Calls `then` when the next owner has the document open, or nobody has wanted it for a while. */
+void handover_taken(server *s, int name, void (*then)(server *s));
+/* The next owner is asked for that. */
+void handover_open(server *s, int name, uint64_t token);
+
+/* drain.c */
+void drain_stopped(server *s);
 
 #endif

@@ -4,7 +4,7 @@
 
 #include <stdio.h>
 
-enum { GATHER_MS = 50, NEW_OWNER_MS = 1000, RETRY_STORE_MS = 500 };
+enum { RETRY_STORE_MS = 500 };
 
 void hocus_after(server *s, uint64_t us, sim_call call, void *arg, uint64_t number) {
     sim_at(s->w, s->w->now + us, s, &s->js, call, arg, number);
@@ -12,14 +12,6 @@ void hocus_after(server *s, uint64_t us, sim_call call, void *arg, uint64_t numb
 
 named *hocus_named(server *s, int name) {
     return &s->facade->names[name];
-}
-
-static document_info *info(const instance *i) {
-    return &i->s->w->names[i->name];
-}
-
-static aff_slice name_of_instance(const instance *i) {
-    return aff__str(info(i)->name);
 }
 
 /* ---- The life of an instance --------------------------------------------------------------------
@@ -35,14 +27,13 @@ static instance *new_instance(server *s, int name) {
 }
 
 /* Its use ends with it; what was lost has none. */
-static void destroy(instance *i) {
+void hocus_destroy(instance *i) {
     if (i->is_destroyed) return;
     i->is_destroyed = true;
     if (!i->is_tracked) return;
     i->is_tracked = false;
     facade_post(
-        i->s,
-        &(aff_event){.type = AFF_EV_UNUSE, .document = name_of_instance(i), .use = AFF_USE_LOADED});
+        i->s, &(aff_event){.type = AFF_EV_UNUSE, .document = name_slice(i), .use = AFF_USE_LOADED});
 }
 
 static bool is_unused(const instance *i) {
@@ -82,14 +73,14 @@ static void unload(instance *i) {
         if (i->is_unloading) return;
         i->is_unloading = true;
         uint64_t request = facade_ask(i->s, may_unload, i);
-        facade_post(i->s, &(aff_event){.type = AFF_EV_CONFIRM,
-                                       .request = request,
-                                       .document = name_of_instance(i)});
+        facade_post(
+            i->s,
+            &(aff_event){.type = AFF_EV_CONFIRM, .request = request, .document = name_slice(i)});
         return;
     }
-    sim_trace(i->s->w, i->s->name, "unloads %s", info(i)->name);
+    sim_trace(i->s->w, i->s->name, "unloads %s", info_of(i)->name);
     n->current = NULL;
-    destroy(i);
+    hocus_destroy(i);
 }
 
 static void load_ends(named *n, instance *loaded) {
@@ -111,14 +102,14 @@ static void load_ends(named *n, instance *loaded) {
 static void was_read(sim *w, void *arg, uint64_t number) {
     instance *i = arg;
     i->document.edits = number;
-    sim_trace(w, i->s->name, "has loaded %s: %llx", info(i)->name, (unsigned long long)number);
+    sim_trace(w, i->s->name, "has loaded %s: %llx", info_of(i)->name, (unsigned long long)number);
     load_ends(hocus_named(i->s, i->name), i);
 }
 
 static void reads(sim *w, void *arg, uint64_t number) {
     (void)number;
     instance *i = arg;
-    sim_at(w, w->now + takes(w, w->store_us) / 2, i->s, &i->s->js, was_read, i, info(i)->stored);
+    sim_at(w, w->now + takes(w, w->store_us) / 2, i->s, &i->s->js, was_read, i, info_of(i)->stored);
 }
 
 static void load_claimed(server *s, void *arg, const aff_action *a) {
@@ -149,7 +140,7 @@ void hocus_want(server *s, int name, void (*then)(server *, void *, instance *),
     uint64_t request = facade_ask(s, load_claimed, n->loading);
     facade_post(s, &(aff_event){.type = AFF_EV_CLAIM,
                                 .request = request,
-                                .document = name_of_instance(n->loading),
+                                .document = name_slice(n->loading),
                                 .use = AFF_USE_LOADED});
 }
 
@@ -237,7 +228,7 @@ static void was_read_again(sim *w, void *arg, uint64_t stored) {
     bool is_old = i->loaded_under > i->reloading_under;
     i->reloading_under = 0;
     if (!i->is_destroyed) {
-        sim_trace(w, i->s->name, "takes in what is stored of %s: %llx", info(i)->name,
+        sim_trace(w, i->s->name, "takes in what is stored of %s: %llx", info_of(i)->name,
                   (unsigned long long)stored);
         document_merge(&i->document, stored, facade_mouth(i->s));
         notice_changes(i);
@@ -256,7 +247,7 @@ static void reads_again(sim *w, void *arg, uint64_t number) {
     (void)number;
     instance *i = arg;
     sim_at(w, w->now + takes(w, w->store_us) / 2, i->s, &i->s->js, was_read_again, i,
-           info(i)->stored);
+           info_of(i)->stored);
 }
 
 static void begin_reload(instance *i) {
@@ -294,7 +285,7 @@ static void confirmed(server *s, void *arg, const aff_action *a) {
         return;
     }
     /* Whoever says so without having asked says it as of now. */
-    uint64_t confirmed_at = watch_confirmed(info(i), s, i->epoch);
+    uint64_t confirmed_at = watch_confirmed(info_of(i), s, i->epoch);
     run->is_written = true;
     database_write *b = sim_alloc(w, sizeof(*b));
     *b = (database_write){.run = run,
@@ -302,7 +293,7 @@ static void confirmed(server *s, void *arg, const aff_action *a) {
                           .life = s->life,
                           .name = i->name,
                           .edits = i->document.edits,
-                          .changes = i->document.changes,
+                          .changes = changes_made(i),
                           .epoch = i->epoch,
                           .confirmed_at =
                               confirmed_at > run->asked_at ? confirmed_at : run->asked_at};
@@ -315,7 +306,7 @@ static void ask_redis(store_run *run) {
     uint64_t request = facade_ask(s, confirmed, run);
     facade_post(s, &(aff_event){.type = AFF_EV_CONFIRM,
                                 .request = request,
-                                .document = name_of_instance(run->document)});
+                                .document = name_slice(run->document)});
 }
 
 /* onStoreDocument, then the database. */
@@ -543,15 +534,16 @@ typedef struct {
     int name;
     uint64_t edits;
     unsigned writes; /* still to come */
+    unsigned merged; /* the change that is to be stored */
     instance *document;
     void (*then)(server *s, void *arg, bool ok);
     void *arg;
 } direct;
 
 static void disconnected(server *s, void *arg) {
-    direct *d = arg;
+    const direct *d = arg;
     hocus_after(s, 10, after_disconnect, d->document, 0);
-    if (d->then) d->then(s, d->arg, true);
+    if (d->then) d->then(s, d->arg, d->document->changes_stored >= d->merged);
 }
 
 static void disconnect(direct *d) {
@@ -568,11 +560,13 @@ static void opened_to_merge(server *s, void *arg, instance *i) {
     d->document = i;
     i->direct++;
     document_merge(&i->document, d->edits, facade_mouth(s));
+    i->touches++; /* the sender waits for a store, also if nothing is new */
+    d->merged = changes_made(i);
     notice_changes(i);
     disconnect(d);
 }
 
-/* What another server, or this one, has of a document it has lost. */
+/* What another server, or this one, has of a document it has lost: `ok` if it is stored. */
 void hocus_merge(server *s, int name, uint64_t edits, void (*then)(server *, void *, bool ok),
                  void *arg) {
     direct *d = sim_alloc(s->w, sizeof(*d));
@@ -618,85 +612,6 @@ void facade_write(server *s, int name) {
  * ------------------------------------------------------------------------------------------------
  */
 
-static void send_state(sim *w, void *arg, uint64_t number);
-
-static void stops_handing(instance *i) {
-    if (!i->hands_over) return;
-    i->hands_over = false;
-    i->s->facade->handing--;
-    destroy(i);
-}
-
-static void state_sent(instance *i) {
-    hocus_after(i->s, GATHER_MS * MS, send_state, i, 0);
-}
-
-static void state_failed(instance *i) {
-    i->changes_sent = i->document.changes - 1; /* again */
-    state_sent(i);
-}
-
-static void merged_here(server *s, void *arg, bool ok) {
-    instance *i = arg;
-    facade_post(
-        s,
-        &(aff_event){.type = AFF_EV_UNUSE, .document = name_of_instance(i), .use = AFF_USE_EVENT});
-    if (ok)
-        state_sent(i);
-    else
-        state_failed(i);
-}
-
-static void emit_state(instance *i);
-
-static void emit_again(sim *w, void *arg, uint64_t number) {
-    (void)w, (void)number;
-    emit_state(arg);
-}
-
-static void merge_outcome(server *s, void *arg, const aff_action *a) {
-    instance *i = arg;
-    if (a->type == AFF_ACT_EVENT_LOCAL) {
-        hocus_merge(s, i->name, i->document.edits, merged_here, i);
-    } else if (a->status == 0) {
-        state_sent(i);
-    } else if (a->status == AFF_ENOTOPEN) {
-        hocus_after(s, GATHER_MS * MS, emit_again, i, 0);
-    } else {
-        state_failed(i);
-    }
-}
-
-static void emit_state(instance *i) {
-    server *s = i->s;
-    if (s->facade->stopping) return;
-    bytes state = {0};
-    add_uint(&state, i->document.edits);
-    uint64_t request = facade_ask(s, merge_outcome, i);
-    facade_post(s, &(aff_event){.type = AFF_EV_EMIT,
-                                .request = request,
-                                .name = aff__slice("\0merge", 6),
-                                .document = name_of_instance(i),
-                                .data = slice(&state),
-                                .flag = s->w->now < i->merge_until,
-                                .code = 1});
-    free(state.data);
-}
-
-static void send_state(sim *w, void *arg, uint64_t number) {
-    (void)number;
-    instance *i = arg;
-    if (i->changes_sent != i->document.changes) {
-        i->changes_sent = i->document.changes;
-        i->merge_until = w->now + NEW_OWNER_MS * (uint64_t)MS;
-        emit_state(i);
-    } else if (i->direct > 0 || i->still_stores) {
-        state_sent(i);
-    } else {
-        stops_handing(i);
-    }
-}
-
 static void close_connections(instance *i) {
     while (i->document.connections) {
         hocus_address *a = AFF_OF(i->document.connections, hocus_address, con);
@@ -704,6 +619,7 @@ static void close_connections(instance *i) {
     }
 }
 
+/* affinity.ts, #evict() */
 void hocus_evict(server *s, int name, bool hand_over) {
     named *n = hocus_named(s, name);
     instance *last = NULL;
@@ -721,101 +637,28 @@ void hocus_evict(server *s, int name, bool hand_over) {
     if (n->current == last) n->current = NULL;
     close_connections(last);
     if (!hand_over) {
-        destroy(last);
+        hocus_destroy(last);
         return;
     }
-    last->hands_over = true;
     last->still_stores = n->running && n->running->document == last;
-    s->facade->handing++;
-    last->changes_sent = last->document.changes - 1;
-    send_state(s->w, last, 0);
+    handover_begin(last);
 }
 
-/* ---- Draining
- * ---------------------------------------------------------------------------------------------- */
-
-static void ask_to_leave(sim *w, void *arg, uint64_t number);
-
-/* drain.ts, #free() */
-static void left(server *s, void *arg, const aff_action *a) {
-    instance *i = arg;
-    bool was_ours = a->status == 0, done = was_ours || a->status == AFF_EOWNED;
-    if (!done && hocus_named(s, i->name)->current == i && s->w->now < s->facade->drain_until) {
-        hocus_after(s, 20 * MS, ask_to_leave, i, 0);
-        return;
-    }
-    s->facade->leaving--;
-    if (!done) s->facade->leave_failed = true;
-    if (!i->is_lost && done) {
-        bool is_changed = i->changes_stored != i->document.changes;
-        hocus_evict(s, i->name, !was_ours || is_changed || i->direct > 0);
-    }
-}
-
-static void ask_to_leave(sim *w, void *arg, uint64_t number) {
-    (void)w, (void)number;
-    const instance *i = arg;
-    server *s = i->s;
-    if (s->facade->stopping) return;
-    uint64_t request = facade_ask(s, left, arg);
-    facade_post(
-        s, &(aff_event){.type = AFF_EV_LEAVE, .request = request, .document = name_of_instance(i)});
-}
-
-static void wait_for_store(sim *w, void *arg, uint64_t number) {
-    (void)number;
-    instance *i = arg;
-    server *s = i->s;
-    if (hocus_named(s, i->name)->running) {
-        hocus_after(s, 2 * MS, wait_for_store, i, 0);
-        return;
-    }
-    i->turn_over = true;
-    ask_to_leave(w, i, 0);
-}
-
-void hocus_leave_all(server *s) {
-    for (int name = 0; name < s->w->name_count; name++) {
-        named *n = hocus_named(s, name);
-        instance *i = n->current;
-        if (!i || i->turn_given) continue;
-        s->facade->leaving++;
-        i->turn_given = true;
-        bool was_parked = i->parked;
+/* A store that is running or waiting takes the document's turn; else one that is due. */
+void hocus_give_turn(instance *i) {
+    named *n = hocus_named(i->s, i->name);
+    i->turn_given = true;
+    if (i->parked) {
         i->parked = false;
-        if (was_parked)
-            ask_redis(n->running);
-        else if (n->is_debounced)
-            store_now(i, NULL, NULL);
-        wait_for_store(s->w, i, 0);
+        ask_redis(n->running);
+    } else if (n->is_debounced) {
+        store_now(i, NULL, NULL);
     }
 }
 
-static bool is_being_written(const instance *i) {
+bool hocus_is_being_written(const instance *i) {
     const store_run *run = hocus_named(i->s, i->name)->running;
     return run && run->document == i && run->is_written;
-}
-
-static void left_at_once(server *s, void *arg, const aff_action *a) {
-    (void)a;
-    const instance *i = arg;
-    s->facade->leaving_at_once--;
-    if (!i->is_lost) hocus_evict(s, i->name, true);
-}
-
-/* drain.ts, #leaveTheRest(): but for what is being stored. */
-void hocus_leave_the_rest(server *s) {
-    for (int name = 0; name < s->w->name_count; name++) {
-        const named *n = hocus_named(s, name);
-        instance *i = n->current;
-        if (!i || !i->is_tracked || is_being_written(i)) continue;
-        s->facade->leaving_at_once++;
-        uint64_t request = facade_ask(s, left_at_once, i);
-        facade_post(s, &(aff_event){.type = AFF_EV_LEAVE,
-                                    .request = request,
-                                    .document = name_of_instance(i),
-                                    .flag = true});
-    }
 }
 
 /* ---- For those who watch
