@@ -63,6 +63,7 @@ enum {
     AFF_BOOT_LEN = 16,       /* a boot id: the process, and how often its membership has lapsed */
     AFF_NAME_MAX = 65535,    /* a document's name, UTF-8 */
     AFF_SERVER_ID_MAX = 255, /* a serverId, UTF-8 */
+    AFF_ADDRESS_MAX = 262,   /* where a server listens: "host:port" */
     AFF_MESSAGE_MAX = (64 << 20) + (1 << 17) /* a frame or event payload: 64 MiB and its envelope */
 };
 
@@ -77,10 +78,11 @@ typedef struct {
 } aff_allocator;
 
 typedef struct {
-    const char *server_id; /* 1..255 bytes, unique in the cluster; copied */
-    const char *prefix;    /* of Redis keys and channels; copied */
-    uint64_t seed;         /* of boot ids and hashes: 64 bits from the system's random source */
-    uint64_t lock_ttl_ms;  /* membership; 100..3,600,000 */
+    const char *server_id;      /* 1..255 bytes, unique in the cluster; copied */
+    const char *prefix;         /* of Redis keys and channels; copied */
+    const char *direct_address; /* "host:port" for peers; copied. NULL: no direct links */
+    uint64_t seed;        /* of boot ids and hashes: 64 bits from the system's random source */
+    uint64_t lock_ttl_ms; /* membership; 100..3,600,000 */
     uint64_t proxy_socket_ttl_ms;   /* 100..3,600,000 */
     uint64_t event_ttl_ms;          /* 1..86,400,000 */
     uint64_t alive_every_ms;        /* how often owners hear that a client lives; 0: 15,000 */
@@ -128,7 +130,10 @@ typedef enum {
     AFF_EV_SUBSCRIBED,   /* to `name`, after AFF_ACT_SUBSCRIBE and after each reconnection */
     AFF_EV_UNSUBSCRIBED, /* the subscriber's connection broke: messages may be missing */
     AFF_EV_REPLY, /* `request`; `status` 0 and `values`, or AFF_ENOTCONN, or AFF_EREDIS (`data`) */
-    AFF_EV_MESSAGE, /* `data`: a batch from a peer */
+    AFF_EV_MESSAGE, /* `data`: a batch from a peer, whatever way it took */
+    /* Direct links. */
+    AFF_EV_DIRECT_UP,   /* the connection that AFF_ACT_DIRECT_OPEN asked for stands; `name` */
+    AFF_EV_DIRECT_DOWN, /* it could not be had, or has ended; `name`: the peer's process */
     /* From the app: the origin's side. */
     AFF_EV_SOCKET_OPEN,  /* `socket`: a number never used before; `data`: its request */
     AFF_EV_SOCKET_FRAME, /* `socket`, `data` */
@@ -183,6 +188,10 @@ typedef enum {
     AFF_ACT_REDIS,     /* run `script` with `argv[argc]` (keys first: `key_count`); `request` */
     AFF_ACT_PUBLISH,   /* `data` on channel `name`; its AFF_EV_REPLY has the receivers; `request` */
     AFF_ACT_SUBSCRIBE, /* to `name`, now and after each reconnection, and to nothing else */
+    /* Direct links. `name`: the peer's process; there is one to each at most. */
+    AFF_ACT_DIRECT_OPEN,  /* connect to it at `data`: "host:port"; AFF_EV_DIRECT_UP or _DOWN */
+    AFF_ACT_DIRECT_SEND,  /* `data`: a batch; it may be lost only with the connection */
+    AFF_ACT_DIRECT_CLOSE, /* end the connection, or the attempt: no AFF_EV_DIRECT_DOWN follows */
     /* To the app. */
     AFF_ACT_READY,        /* a member, and subscribed */
     AFF_ACT_FAILED,       /* the start failed: `status`, `data`: what was wrong */
@@ -261,15 +270,17 @@ typedef struct aff_engine aff_engine;
 /* Counters since the start, and gauges (documents, sockets, proxies, peers, backlog). */
 typedef struct {
     uint64_t frames_in, frames_out, batches_in, batches_out, bytes_in, bytes_out;
-    uint64_t malformed; /* batches or frames that could not be read, and were dropped */
-    uint64_t stale;     /* frames of an older epoch, boot or session, dropped */
-    uint64_t gaps;      /* times that something was missing on a link, and sent again */
-    uint64_t resets;    /* links that started anew */
-    uint64_t failovers; /* routes that have lost their owner and look for the next */
-    uint64_t takeovers; /* documents taken from a dead server */
-    uint64_t refused;   /* routes and events refused because the document is not owned here */
-    uint64_t overflows; /* sockets closed because a bound was hit */
+    uint64_t batches_direct; /* those of batches_out that did not go through Redis */
+    uint64_t malformed;      /* batches or frames that could not be read, and were dropped */
+    uint64_t stale;          /* frames of an older epoch, boot or session, dropped */
+    uint64_t gaps;           /* times that something was missing on a link, and sent again */
+    uint64_t resets;         /* links that started anew */
+    uint64_t failovers;      /* routes that have lost their owner and look for the next */
+    uint64_t takeovers;      /* documents taken from a dead server */
+    uint64_t refused;        /* routes and events refused because the document is not owned here */
+    uint64_t overflows;      /* sockets closed because a bound was hit */
     uint64_t documents_owned, documents, sockets, routes, proxies, peers;
+    uint64_t links;     /* peers to whom batches go directly */
     uint64_t backlog;   /* bytes delivered to the app and not yet consumed */
     uint64_t queued;    /* bytes waiting in links for credit */
     uint64_t epoch_max; /* the highest epoch seen */

@@ -402,6 +402,10 @@ static void check_peer(const aff_engine *e, const aff__peer *peer) {
     if (unsent && !is_dirty && e->member.redis_up && !e->member.stalled) {
         AFF_ASSERT(peer->out_bytes + next_batch_len(peer) > peer->out_limit);
     }
+    /* I39: a direct link is to a peer that has said where it listens, if this server has too. */
+    bool is_wanted = e->config.direct_address && peer->direct.address.len > 0;
+    AFF_ASSERT(is_wanted == (peer->direct.state != AFF_DIRECT_NONE));
+    AFF_ASSERT(peer != e->self || !is_wanted);
     AFF_ASSERT(!peer->broken || is_dirty);
     AFF_ASSERT(!is_dirty || is_linked(&e->dirty, &peer->dirty));
     AFF_ASSERT(peer->target_count == 0 && peer->targets.len == 0);

@@ -47,6 +47,8 @@ static bool in_range(uint64_t value, uint64_t min, uint64_t max) {
 
 static bool is_valid(const aff_config *c) {
     if (!c || !c->server_id || !c->prefix) return false;
+    const char *address = c->direct_address;
+    if (address && !in_range(strlen(address), 1, AFF_ADDRESS_MAX)) return false;
     return in_range(strlen(c->server_id), 1, AFF_SERVER_ID_MAX) &&
            in_range(c->lock_ttl_ms, 100, 3600000) &&
            in_range(c->proxy_socket_ttl_ms, 100, 3600000) && in_range(c->event_ttl_ms, 1, 86400000);
@@ -64,6 +66,9 @@ static void init(aff_engine *e, const aff_config *config) {
     apply_defaults(&e->config);
     e->config.server_id = copy_string(heap, &e->server_id, config->server_id);
     e->config.prefix = copy_string(heap, &e->prefix, config->prefix);
+    if (config->direct_address) {
+        e->config.direct_address = copy_string(heap, &e->direct_address, config->direct_address);
+    }
     e->random_state = config->seed;
     e->resume_at = UINT64_MAX;
     uint64_t seed = aff__random(e);
@@ -299,6 +304,8 @@ static void dispatch(aff_engine *e, const aff_event *v) {
         case AFF_EV_UNSUBSCRIBED: aff__member_subscribed(e, false); break;
         case AFF_EV_REPLY: on_reply(e, v); break;
         case AFF_EV_MESSAGE: aff__link_receive(e, v->data); break;
+        case AFF_EV_DIRECT_UP: aff__direct_up(e, v->name); break;
+        case AFF_EV_DIRECT_DOWN: aff__direct_down(e, v->name); break;
         case AFF_EV_SOCKET_OPEN: aff__socket_open(e, v); break;
         case AFF_EV_SOCKET_FRAME: aff__socket_frame(e, v->socket, v->data); break;
         case AFF_EV_SOCKET_ALIVE: aff__socket_alive(e, v->socket); break;
@@ -391,9 +398,10 @@ void aff_get_stats(const aff_engine *e, aff_stats *out) {
     out->routes = e->routes.count;
     out->proxies = e->proxies.count;
     out->peers = e->peers.count;
-    out->queued = 0;
+    out->queued = out->links = 0;
     for (aff__item *i = NULL; (i = aff__map_next(&e->peers, i));) {
         const aff__peer *peer = AFF_OF(i, aff__peer, item);
         out->queued += peer->queue.len - peer->queue_at;
+        out->links += peer->direct.state == AFF_DIRECT_UP;
     }
 }

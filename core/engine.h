@@ -4,6 +4,7 @@
  *   member.c  the membership of this server                  (is it alive, under which boot)
  *   lease.c   documents and their leases                     (who owns what, and for how long)
  *   link.c    ordered streams of frames from and to peers    (batches, sessions, credit)
+ *   direct.c  direct links                                   (which way a batch takes)
  *   origin.c  client sockets and their routes                (this server holds the socket)
  *   owner.c   proxy sockets                                  (this server owns the document)
  *   events.c  custom events
@@ -89,6 +90,7 @@ struct aff__doc {
     bool answering;   /* those who wait are being answered: settled when that is done */
     bool refreshing;  /* Redis has been asked to keep our record for longer */
     uint32_t lookups; /* routes in LOOKUP */
+    uint64_t asked;   /* CLAIMING: the request to Redis */
     uint64_t left;    /* RELEASING: the request of AFF_EV_LEAVE; else 0 */
     uint64_t refresh_at;
     uint64_t absent_at; /* when its holder's membership was found missing first; 0: not */
@@ -103,11 +105,12 @@ typedef struct {
     uint64_t request, deadline;
     aff_use use;                         /* AFF_USE_EVENT: an event, see below; else a claim */
     bool is_event, only_if_open, forced; /* `forced`: claims even where the server is leaving */
-    bool only_confirm;                   /* a claim that adds no use */
-    aff__peer *peer;                     /* an event: where it was sent, else NULL */
-    aff__list by_peer;                   /* an event that was sent */
-    aff__item item;                      /* an event, by request */
-    aff__buf document, name, data;       /* an event */
+    bool only_confirm;                   /* a claim that adds no use, */
+    uint64_t newer_than; /* answered by a claim after this request to Redis only; 0: by any */
+    aff__peer *peer;     /* an event: where it was sent, else NULL */
+    aff__list by_peer;   /* an event that was sent */
+    aff__item item;      /* an event, by request */
+    aff__buf document, name, data; /* an event */
 } aff__waiter;
 
 /* ---- Links (link.c) --------------------------------------------------------------------- */
@@ -130,6 +133,24 @@ typedef enum {
     AFF_FRAME_MOVED
 } aff__frame_type;
 
+typedef enum {
+    AFF_DIRECT_NONE,     /* one side does not want any, or it is not known where the peer listens */
+    AFF_DIRECT_DIALLING, /* the runtime has been asked for a connection */
+    AFF_DIRECT_READY,    /* there is one; what Redis carries is to be acknowledged first */
+    AFF_DIRECT_UP,       /* batches take it */
+    AFF_DIRECT_WAITING,  /* there is none: tried again at `redial_at` */
+    AFF_DIRECT_STATES
+} aff__direct_state;
+
+/* The connection on which this server sends to a peer (direct.c). */
+typedef struct {
+    aff__direct_state state;
+    aff__buf address;      /* where the peer listens */
+    uint64_t redial_at;    /* WAITING */
+    uint64_t settle_until; /* READY: used from then on whatever is acknowledged */
+    uint64_t backoff_ms;
+} aff__direct;
+
 struct aff__peer {
     aff__item item; /* by process */
     char process[AFF_PROCESS_LEN + 1];
@@ -144,6 +165,9 @@ struct aff__peer {
     uint64_t out_seq, out_bytes, out_limit, acked_seq;
     uint64_t spoken_at; /* when the last batch was sent */
     uint64_t resent_at; /* when batches were last sent again */
+    /* When something was last acknowledged, or sent while nothing was to be acknowledged. */
+    uint64_t progress_at;
+    aff__direct direct;
 
     uint64_t in_seq, in_bytes, in_limit;
     aff__buf fragment; /* a frame in pieces, as far as it has come */
@@ -319,7 +343,7 @@ struct aff_engine {
     bool failed;
     uint64_t now;
     aff_config config; /* strings point to the copies below */
-    aff__buf server_id, prefix;
+    aff__buf server_id, prefix, direct_address;
     uint64_t random_state, next_id;
     uint32_t next_proxy, next_peer, next_visit;
     aff__member member;
@@ -414,6 +438,21 @@ aff_slice aff__link_sent_after(const aff__peer *peer, uint64_t seq);
 /* Starts a frame in engine->scratch; finished by aff__frame_send(): AFF_EFULL changes nothing. */
 aff__buf *aff__frame(aff_engine *e, aff__frame_type type);
 int aff__frame_send(aff_engine *e, aff__peer *peer);
+
+/* Everything that is not acknowledged. */
+void aff__link_send_again(aff_engine *e, aff__peer *peer);
+
+/* direct.c */
+void aff__direct_init(aff_engine *e, aff__peer *peer);
+void aff__direct_free(aff_engine *e, aff__peer *peer);
+void aff__direct_address(aff_engine *e, aff__peer *peer, aff_slice address); /* the peer tells it */
+void aff__direct_up(aff_engine *e, aff_slice process);
+void aff__direct_down(aff_engine *e, aff_slice process);
+void aff__direct_settle(aff_engine *e, aff__peer *peer); /* READY: is it time to use it? */
+/* False: the batch is to take the way through Redis. */
+bool aff__direct_send(aff_engine *e, const aff__peer *peer, aff_slice batch);
+uint64_t aff__direct_due(const aff__peer *peer); /* when aff__direct_tick() has something to do */
+void aff__direct_tick(aff_engine *e, aff__peer *peer);
 
 /* origin.c */
 void aff__socket_open(aff_engine *e, const aff_event *event);

@@ -140,6 +140,7 @@ static void claim(aff_engine *e, aff__doc *doc, aff_slice expected) {
                         aff__str(highest)};
     to(e, doc, AFF_DOC_CLAIMING);
     aff__ask_redis(e, AFF_ASK_CLAIM, doc, e->member.boot, AFF_SCRIPT_CLAIM, 8, argv);
+    doc->asked = e->next_id;
 }
 
 static void release(aff_engine *e, aff__doc *doc) {
@@ -266,11 +267,19 @@ static bool is_outdated(const aff_engine *e, const aff__doc *doc, const aff__rou
     return route->visit && route->visit->peer != owner;
 }
 
+/* What Redis said before it was asked for a confirmation does not confirm. */
+static aff__waiter *first_waiter(const aff__doc *doc) {
+    AFF_EACH(i, &doc->waiters) {
+        aff__waiter *waiter = AFF_OF(i, aff__waiter, by_doc);
+        if (waiter->newer_than == 0 || waiter->newer_than < doc->asked) return waiter;
+    }
+    return NULL;
+}
+
 /* The document is OWNED or REMOTE now: everyone who waited gets on. */
 static void answer_all(aff_engine *e, aff__doc *doc) {
     bool owned = doc->state == AFF_DOC_OWNED;
-    while (!aff__list_empty(&doc->waiters)) {
-        aff__waiter *waiter = AFF_OF(doc->waiters.next, aff__waiter, by_doc);
+    for (aff__waiter *waiter; (waiter = first_waiter(doc));) {
         if (waiter->is_event) {
             aff__event_place(e, waiter);
         } else if (owned) {
@@ -338,6 +347,7 @@ void aff__doc_confirm(aff_engine *e, uint64_t request, aff_slice name) {
     aff__waiter *waiter = aff__alloc(&e->heap, sizeof(*waiter));
     waiter->request = request;
     waiter->only_confirm = true;
+    waiter->newer_than = doc->state == AFF_DOC_CLAIMING ? e->next_id : 0;
     waiter->deadline = e->now + e->config.lock_ttl_ms;
     waiter->doc = doc;
     aff__list_append(&e->claims, &waiter->by_time);
@@ -464,6 +474,10 @@ static void won(aff_engine *e, aff__doc *doc, aff_slice record, const record_fie
     doc->answering = true;
     answer_all(e, doc);
     doc->answering = false;
+    if (!aff__list_empty(&doc->waiters)) { /* for a later answer */
+        doc->kept = true;
+        to(e, doc, AFF_DOC_FREE);
+    }
     aff__doc_settle(e, doc);
 }
 

@@ -6,6 +6,8 @@
  * number; what was received, and how far the other side may go on (credit, in bytes of the
  * session).
  *
+ * With the option `link` batches take a direct connection instead, where there is one (direct.c).
+ *
  * Redis keeps nothing for a listener that is away. So batches are kept until they are acknowledged,
  * and sent again when the other side misses one: it sees a number that is too high, in the next
  * batch or in the beat that follows within a second. What comes twice is dropped. Frames therefore
@@ -123,6 +125,7 @@ static aff__peer *new_peer(aff_engine *e, const char *process) {
                           &peer->by_target};
     for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++) aff__list_init(lists[i]);
     /* At random, so that a side that has forgotten the other can't be taken for its former self. */
+    aff__direct_init(e, peer);
     restart(peer, former ? former->session + 1 : (aff__random(e) & 0xffffffff) + 1);
     if (former) forget_former(e, former);
     peer->spoken_at = peer->heard_at = e->now;
@@ -186,6 +189,7 @@ void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why) {
     end_session(e, peer, peer->session);
     remember_former(e, peer);
     aff__list_remove(&peer->dirty);
+    aff__direct_free(e, peer);
     aff__buf *bufs[] = {&peer->server_id, &peer->queue, &peer->sizes, &peer->fragment,
                         &peer->targets};
     for (size_t i = 0; i < sizeof(bufs) / sizeof(*bufs); i++) aff__buf_free(bufs[i]);
@@ -228,6 +232,7 @@ static void enqueue_hello(aff_engine *e, aff__peer *peer) {
     aff__buf_init(&hello, &e->heap);
     aff__put_u8(&hello, AFF_FRAME_HELLO);
     aff__put_bytes(&hello, aff__str(e->config.server_id));
+    if (e->config.direct_address) aff__put_bytes(&hello, aff__str(e->config.direct_address));
     enqueue(peer, aff__buf_slice(&hello));
     aff__buf_free(&hello);
 }
@@ -282,7 +287,7 @@ static bool is_waiting(const aff__peer *peer) {
 }
 
 /*
- * Publishes a batch under its number; with no frames, a beat under that of the last batch.
+ * Sends a batch under its number; with no frames, a beat under that of the last batch.
  *
  * What is acknowledged is forgotten by its sender. A MOVED among the frames that are still to come
  * may ask for it back: so the last batch alone acknowledges, and tells what is missing.
@@ -304,9 +309,11 @@ static void publish(aff_engine *e, aff__peer *peer, uint64_t seq, aff_slice fram
     aff__put_uint(out, is_last ? peer->in_seq : 0);
     aff__put_uint(out, peer->in_limit);
     aff__put(out, frames.data, frames.len);
-    aff_slice channel = aff__key(e, "Link", aff__str(peer->process));
-    aff_action *act = aff__act(e, AFF_ACT_PUBLISH, aff__none(), channel, aff__buf_slice(out));
-    act->request = aff__remember_ask(e, AFF_ASK_PUBLISHED, NULL, peer->process);
+    if (!aff__direct_send(e, peer, aff__buf_slice(out))) {
+        aff_slice channel = aff__key(e, "Link", aff__str(peer->process));
+        aff_action *act = aff__act(e, AFF_ACT_PUBLISH, aff__none(), channel, aff__buf_slice(out));
+        act->request = aff__remember_ask(e, AFF_ASK_PUBLISHED, NULL, peer->process);
+    }
     peer->spoken_at = e->now;
     peer->ack_wanted = false;
     if (is_last) peer->missing = false;
@@ -361,9 +368,8 @@ static void send_batch(aff_engine *e, aff__peer *peer, aff_slice batch) {
     aff__put(&peer->sizes, &size, sizeof(size));
 }
 
-/* Everything that is not acknowledged, again. */
-static void send_again(aff_engine *e, aff__peer *peer) {
-    if (e->now - peer->resent_at < REPAIR_EVERY_MS) return;
+void aff__link_send_again(aff_engine *e, aff__peer *peer) {
+    if (peer->acked_seq == peer->out_seq || !may_speak(e)) return;
     peer->resent_at = e->now;
     e->stats.gaps++;
     aff__news(e, AFF_NEWS_RESYNC, aff__none(), aff__buf_slice(&peer->server_id), 0);
@@ -390,7 +396,7 @@ static void compact(aff__peer *peer) {
     peer->acked_at = 0;
 }
 
-static void acknowledged(aff__peer *peer, uint64_t ack) {
+static void acknowledged(aff__peer *peer, uint64_t ack, uint64_t now) {
     uint64_t count = ack - peer->acked_seq;
     if (count == 0) return;
     for (uint64_t i = 0; i < count; i++) peer->acked_at += size_of_batch(peer, i);
@@ -398,6 +404,7 @@ static void acknowledged(aff__peer *peer, uint64_t ack) {
     memmove(peer->sizes.data, peer->sizes.data + used, peer->sizes.len - used);
     peer->sizes.len -= used;
     peer->acked_seq = ack;
+    peer->progress_at = now;
     compact(peer);
 }
 
@@ -415,6 +422,8 @@ static void flush(aff_engine *e, aff__peer *peer) {
         loop_back(e, peer);
         return;
     }
+    aff__direct_settle(e, peer);
+    if (peer->acked_seq == peer->out_seq) peer->progress_at = e->now;
     while (unsent(peer) > 0) {
         aff_slice batch = next_batch(peer);
         if (peer->out_bytes + batch.len > peer->out_limit) break;
@@ -494,7 +503,7 @@ static bool is_server_id(aff_slice id) {
 
 static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame) {
     uint8_t type;
-    aff_slice id;
+    aff_slice id, address;
     if (!aff__get_u8(&frame, &type)) return false;
     e->stats.frames_in++;
     switch ((aff__frame_type)type) {
@@ -503,6 +512,7 @@ static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame) {
             if (peer->in_seq == 1) aff__news(e, AFF_NEWS_SERVER_UP, aff__none(), id, 0);
             peer->server_id.len = 0;
             aff__put(&peer->server_id, id.data, id.len);
+            if (aff__get_bytes(&frame, &address)) aff__direct_address(e, peer, address);
             return true;
         case AFF_FRAME_OPEN:
         case AFF_FRAME_OFFER:
@@ -588,7 +598,8 @@ static void on_header(aff_engine *e, aff__peer *peer, const batch_header *h) {
         if (unsent(peer)) mark_dirty(e, peer);
     }
     if (h->flags & FLAG_ANSWER) answer_now(e, peer);
-    if (h->flags & FLAG_MISSING) send_again(e, peer);
+    bool is_due = e->now - peer->resent_at >= REPAIR_EVERY_MS;
+    if ((h->flags & FLAG_MISSING) && is_due) aff__link_send_again(e, peer);
 }
 
 /*
@@ -614,7 +625,7 @@ static void on_batch(aff_engine *e, aff__peer *peer, const batch_header *h, aff_
         acknowledge_later(e, peer);
         if (!read_frames(e, peer, frames)) return;
     }
-    if (h->ack > peer->acked_seq) acknowledged(peer, h->ack);
+    if (h->ack > peer->acked_seq) acknowledged(peer, h->ack, e->now);
 }
 
 void aff__link_receive(aff_engine *e, aff_slice batch) {
@@ -764,6 +775,7 @@ static void peer_tick(aff_engine *e, aff__peer *peer) {
     }
     if (peer->ack_wanted && e->now >= peer->ack_at) mark_dirty(e, peer);
     if (!may_speak(e)) return;
+    aff__direct_tick(e, peer);
     if (check_due(e, peer) <= e->now) check(e, peer);
     if (unheard_due(peer) <= e->now) beat(e, peer);
     if (is_active(peer) && e->now - peer->spoken_at >= beat_every(e, peer)) {
@@ -830,16 +842,17 @@ uint64_t aff__peers_deadline(const aff_engine *e) {
     uint64_t at = UINT64_MAX;
     for (aff__item *i = NULL; (i = aff__map_next(&e->peers, i));) {
         const aff__peer *peer = AFF_OF(i, aff__peer, item);
-        uint64_t times[5] = {
+        uint64_t times[6] = {
             peer->ack_wanted ? peer->ack_at : UINT64_MAX,
             is_active(peer) ? peer->spoken_at + beat_every(e, peer) : UINT64_MAX,
             check_due(e, peer),
             unheard_due(peer),
+            aff__direct_due(peer),
             aff__list_empty(&peer->proxies) ? UINT64_MAX
                                             : peer->heard_at + e->config.proxy_socket_ttl_ms,
         };
-        if (!may_speak(e)) times[0] = times[1] = times[2] = times[3] = UINT64_MAX;
-        for (int t = 0; t < 5; t++) {
+        for (int t = 0; t < 5 && !may_speak(e); t++) times[t] = UINT64_MAX;
+        for (int t = 0; t < 6; t++) {
             if (times[t] < at) at = times[t];
         }
     }

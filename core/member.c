@@ -311,8 +311,8 @@ void aff__member_shutdown(aff_engine *e) {
     aff__member *m = &e->member;
     if (m->state == AFF_MEMBER_LEAVING) return;
     bool was_joined = m->state == AFF_MEMBER_JOINED && m->redis_up;
-    aff__peers_farewell(e);
     aff__docs_release(e);
+    aff__peers_farewell(e);
     to(e, AFF_MEMBER_LEAVING);
     m->valid_until = 0;
     m->stop_at = e->now + STOP_AFTER_MS;

@@ -69,7 +69,7 @@ static void replica_is_promoted(sim *w, void *arg, uint64_t number) {
 
 static void do_one(sim *w) {
     server *s = any_server(w);
-    switch (below(w, 27)) {
+    switch (below(w, 30)) {
         case 0:
         case 1: crash(w, s); return;
         case 2:
@@ -119,6 +119,9 @@ static void do_one(sim *w) {
         case 21:
             if (chance(w, 300)) redis_is_flushed(w);
             return;
+        case 22: tcp_break_any(s); return;
+        case 23:
+        case 24: tcp_silence_any(s, some_time(w, 8000)); return;
         default: application(w, s, 4); return;
     }
 }
@@ -148,5 +151,6 @@ void faults_heal(sim *w) {
         server *s = &w->servers[i];
         if (!s->engine) server_start(s);
         if (s->far_until > w->now) s->far_until = w->now;
+        tcp_heal(s);
     }
 }

@@ -104,10 +104,11 @@ static int swarm(uint64_t count, uint64_t from) {
     const sim_totals *t = &all->totals;
     printf("%llu seeds in %.1f s, %llu failed\n", (unsigned long long)count, seconds() - start,
            (unsigned long long)failures);
-    printf("  %llu steps, %llu batches, %llu frames to clients, %llu fail-overs, %llu take-overs\n",
-           (unsigned long long)t->steps, (unsigned long long)t->batches,
-           (unsigned long long)t->frames, (unsigned long long)t->failovers,
-           (unsigned long long)t->takeovers);
+    printf("  %llu steps, %llu batches, %llu on direct links, %llu frames to clients,\n"
+           "  %llu fail-overs, %llu take-overs\n",
+           (unsigned long long)t->steps, (unsigned long long)(t->batches + t->direct),
+           (unsigned long long)t->direct, (unsigned long long)t->frames,
+           (unsigned long long)t->failovers, (unsigned long long)t->takeovers);
     printf("  %llu gaps, %llu links anew, %llu epochs, %llu stores, %llu of them late,\n"
            "  %llu events, %llu states handed over, %llu sockets closed by servers\n",
            (unsigned long long)t->gaps, (unsigned long long)t->resets,

@@ -18,6 +18,7 @@ static void draw_world(sim *w) {
     w->max_debounce_us = w->debounce_us * (2 + below(w, 4));
     w->fail_closed = chance(w, 150);
     uint64_t lock_ttl = lock_ttls[below(w, 3)], event_ttl = 1000 + below(w, 5000);
+    bool has_links = chance(w, 500);
     uint64_t proxy_ttl = 5000 + below(w, 25000), stall = (2 + below(w, 10)) * (uint64_t)SECOND;
     for (int n = 0; n < NAMES_MAX; n++) {
         snprintf(w->names[n].name, sizeof(w->names[n].name), "doc%c", 'P' + n);
@@ -32,6 +33,7 @@ static void draw_world(sim *w) {
         s->stall_limit = stall;
         s->config = (aff_config){.server_id = s->name,
                                  .prefix = "rsa",
+                                 .direct_address = has_links && chance(w, 850) ? s->name : NULL,
                                  .lock_ttl_ms = lock_ttl,
                                  .proxy_socket_ttl_ms = proxy_ttl,
                                  .event_ttl_ms = event_ttl};
@@ -51,6 +53,7 @@ static void lay_out_stage(sim *w) {
     w->debounce_us = 500 * MS;
     w->max_debounce_us = 2 * SECOND;
     w->fail_closed = false;
+    for (int i = 0; i < SERVERS_MAX; i++) w->servers[i].config.direct_address = NULL;
 }
 
 static void gather_totals(sim *w) {

@@ -420,6 +420,9 @@ static void perform(server *s, const aff_action *a) {
     switch (a->type) {
         case AFF_ACT_REDIS:
         case AFF_ACT_PUBLISH: send_command(s, a); return;
+        case AFF_ACT_DIRECT_OPEN: tcp_open(s, a->name); return;
+        case AFF_ACT_DIRECT_SEND: tcp_send(s, a->name, a->data); return;
+        case AFF_ACT_DIRECT_CLOSE: tcp_close(s, a->name); return;
         case AFF_ACT_SUBSCRIBE:
             set(&s->channel, a->name);
             subscribe(s);
@@ -548,6 +551,7 @@ void server_kill(server *s) {
     s->resets += (unsigned)stats.resets;
     s->listener.known_to_redis = false;
     people_lose_server(s);
+    tcp_end_all(s);
     aff_free(s->engine);
     s->engine = NULL;
     if (s->memory) sim_fail(s->w, "I35: %s leaks %zu bytes", s->name, s->memory);

@@ -23,7 +23,14 @@
 #include "document.h"
 #include "redis_model.h"
 
-enum { SERVERS_MAX = 6, PEOPLE_MAX = 8, NAMES_MAX = 3, OPEN_MAX = 2, EVENTS_MAX = 256 };
+enum {
+    SERVERS_MAX = 6,
+    PEOPLE_MAX = 8,
+    NAMES_MAX = 3,
+    OPEN_MAX = 2,
+    EVENTS_MAX = 256,
+    TCP_MAX = 16
+};
 enum { MS = 1000, SECOND = 1000 * MS };
 
 typedef struct sim sim;
@@ -74,6 +81,15 @@ typedef struct {
     unsigned asked_count;
 } redis_link;
 
+/* A connection to another server's process: a direct link. */
+typedef struct {
+    enum { TCP_FREE, TCP_DIALLING, TCP_UP } state;
+    char process[AFF_PROCESS_LEN];
+    unsigned generation;   /* of the connection */
+    uint64_t silent_until; /* nothing arrives before */
+    pipe_order order;
+} tcp_link;
+
 struct server {
     sim *w;
     int index;
@@ -95,6 +111,7 @@ struct server {
     uint64_t stall_limit;      /* microseconds */
     thread io, js;
     redis_link commands, listener;
+    tcp_link links[TCP_MAX];
     bytes channel;
     unsigned resets; /* of links, of all its lives so far */
     facade *facade;
@@ -164,7 +181,7 @@ typedef struct {
 
 typedef struct {
     uint64_t batches, frames, steps, failovers, takeovers, gaps, closed_sockets, stores,
-        late_stores, events, merges, epochs, resets;
+        late_stores, events, merges, epochs, resets, direct;
 } sim_totals;
 
 struct sim {
@@ -238,6 +255,17 @@ int64_t redis_listeners(sim *w, aff_slice channel);
 void redis_goes(sim *w, uint64_t until, bool loses_data, bool to_replica);
 void redis_is_flushed(sim *w);
 uint64_t redis_ms(const sim *w);
+
+/* ---- tcp.c
+ * --------------------------------------------------------------------------------------- */
+
+void tcp_open(server *s, aff_slice process);
+void tcp_send(server *s, aff_slice process, aff_slice data);
+void tcp_close(server *s, aff_slice process);
+void tcp_break_any(server *s);
+void tcp_silence_any(server *s, uint64_t until);
+void tcp_end_all(server *s); /* its process ends */
+void tcp_heal(server *s);
 
 /* ---- facade.c, hocus.c
  * --------------------------------------------------------------------------- */

@@ -81,15 +81,16 @@ typedef struct {
     aff_engine *engine; /* NULL: not started, or dead */
     aff_config config;
     char name[2];
-    bool connected;     /* its two connections to Redis */
-    bool mute;          /* its commands wait on the way to Redis */
-    bool deaf;          /* its inbox is not emptied: it hangs, or is far away */
-    bool hungry;        /* the app takes what it is given at once */
-    bool unheard;       /* its subscription has broken, and Redis knows it */
-    bool silent;        /* its Hocuspocus does not answer */
-    bool denies;        /* its Hocuspocus denies every token */
-    bool out_of_memory; /* a step has failed with AFF_ENOMEM, which the test asked for */
-    size_t owed;        /* delivered and not yet taken */
+    bool connected;          /* its two connections to Redis */
+    bool mute;               /* its commands wait on the way to Redis */
+    bool deaf;               /* its inbox is not emptied: it hangs, or is far away */
+    bool hungry;             /* the app takes what it is given at once */
+    bool unheard;            /* its subscription has broken, and Redis knows it */
+    bool silent;             /* its Hocuspocus does not answer */
+    bool denies;             /* its Hocuspocus denies every token */
+    bool out_of_memory;      /* a step has failed with AFF_ENOMEM, which the test asked for */
+    size_t owed;             /* delivered and not yet taken */
+    bool links[SERVERS_MAX]; /* its direct links */
     command *commands, **commands_end;
     queue inbox;
     bytes channel; /* subscribed to */
@@ -117,10 +118,13 @@ typedef struct cluster {
     bool lose_any;                      /* those of any link */
     bytes captured;                     /* the last batch with frames, lost or not */
     int64_t clock_offset;               /* of Redis's clock, in ms */
-    bool quiet;                         /* nothing is traced */
-    bool nobody_counts;                 /* PUBLISH says that somebody listens, whoever does */
-    size_t batches, largest_batch;      /* what Redis has carried */
-    unsigned commands_run;              /* how often any script or command ran */
+    bool no_links;                      /* direct links can't be had, */
+    bool silent_links;                  /* or carry nothing */
+    unsigned dials, direct_batches;
+    bool quiet;                    /* nothing is traced */
+    bool nobody_counts;            /* PUBLISH says that somebody listens, whoever does */
+    size_t batches, largest_batch; /* what Redis has carried */
+    unsigned commands_run;         /* how often any script or command ran */
 } cluster;
 
 /* ---- Traces -------------------------------------------------------------------------------- */
@@ -251,6 +255,47 @@ static inline void redis_publish(cluster *c, server *from, uint64_t request, aff
     }
     int64_t receivers = c->nobody_counts ? 1 : redis_listeners(c, channel);
     reply(from, request, 0, 1, (aff_value[]){integer(receivers)});
+}
+
+/* ---- Direct links -------------------------------------------------------------------------- */
+
+static inline int index_of(const cluster *c, aff_slice process) {
+    for (int i = 0; i < SERVERS_MAX; i++) {
+        const aff_engine *e = c->servers[i].engine;
+        if (e && aff__equal(process, aff__slice(aff_boot(e), AFF_PROCESS_LEN))) return i;
+    }
+    return -1;
+}
+
+static inline void link_open(cluster *c, server *s, const aff_action *act) {
+    int to = index_of(c, act->name);
+    bool is_up = to >= 0 && !c->no_links;
+    if (is_up) assert_true(aff__equal(act->data, aff__str(c->servers[to].config.direct_address)));
+    c->dials++;
+    if (is_up) s->links[to] = true;
+    post(s, &(aff_event){.type = is_up ? AFF_EV_DIRECT_UP : AFF_EV_DIRECT_DOWN, .name = act->name});
+}
+
+static inline void link_send(cluster *c, const server *s, const aff_action *act) {
+    int to = index_of(c, act->name);
+    c->direct_batches++;
+    if (to < 0 || c->silent_links) return;
+    assert_true(s->links[to]);
+    post(&c->servers[to], &(aff_event){.type = AFF_EV_MESSAGE, .data = act->data});
+}
+
+static inline void link_close(cluster *c, server *s, const aff_action *act) {
+    int to = index_of(c, act->name);
+    if (to >= 0) s->links[to] = false;
+}
+
+/* The direct link from one server to another breaks. */
+static inline void link_break(cluster *c, int from, int to) {
+    server *s = &c->servers[from];
+    if (!s->engine || !s->links[to]) return;
+    s->links[to] = false;
+    const char *process = aff_boot(c->servers[to].engine);
+    post(s, &(aff_event){.type = AFF_EV_DIRECT_DOWN, .name = aff__slice(process, AFF_PROCESS_LEN)});
 }
 
 static inline void redis_run(cluster *c, server *s, const command *cmd) {
@@ -592,6 +637,9 @@ static inline void act_on(cluster *c, server *s, const aff_action *act) {
     switch (act->type) {
         case AFF_ACT_REDIS:
         case AFF_ACT_PUBLISH: send_command(s, act); break;
+        case AFF_ACT_DIRECT_OPEN: link_open(c, s, act); break;
+        case AFF_ACT_DIRECT_SEND: link_send(c, s, act); break;
+        case AFF_ACT_DIRECT_CLOSE: link_close(c, s, act); break;
         case AFF_ACT_SUBSCRIBE:
             set(&s->channel, act->name);
             if (s->connected) {
@@ -826,6 +874,7 @@ static inline void stop_process(server *s) {
     s->engine = NULL;
     s->connected = s->mute = s->deaf = s->unheard = s->silent = s->denies = false;
     s->channel.len = 0;
+    memset(s->links, 0, sizeof(s->links));
     for (int i = 0; i < CONNECTIONS_MAX; i++) end_connection(&s->connections[i]);
     memset(s->documents, 0, sizeof(s->documents));
     for (command *cmd; (cmd = next_command(s));) command_free(cmd);
@@ -837,6 +886,7 @@ static inline void kill_server(cluster *c, int i) {
     for (int k = 0; k < CLIENTS_MAX; k++) {
         if (c->clients[k].server == i) c->clients[k].open = false;
     }
+    for (int s = 0; s < SERVERS_MAX; s++) link_break(c, s, i);
     stop_process(&c->servers[i]);
 }
 
@@ -851,14 +901,17 @@ static inline void cluster_free(cluster *c) {
 }
 
 /* A cluster of `count` servers that are ready; their traces start empty. */
-static inline cluster *cluster_of(int count) {
-    cluster *c = cluster_new();
+static inline cluster *start_all(cluster *c, int count) {
     for (int i = 0; i < count; i++) {
         start(c, i);
         assert_string_equal(c->servers[i].trace, "ready");
         c->servers[i].trace[0] = '\0';
     }
     return c;
+}
+
+static inline cluster *cluster_of(int count) {
+    return start_all(cluster_new(), count);
 }
 
 /* A server's connections to Redis break: what is under way to Redis never arrives. */

@@ -1007,6 +1007,29 @@ static void a_lease_that_stands_is_confirmed_under_its_epoch(void **state) {
     cluster_free(c);
 }
 
+/* Found by the simulator (seed 452354): an answer that was long on its way confirmed what was asked
+ * only after another server had got the lease. */
+static void a_confirmation_is_newer_than_its_question(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    server *a = &c->servers[A];
+    claim(c, A, 1, "doc", AFF_USE_LOADED);
+    forget_traces(c);
+    aff_event asks = {.type = AFF_EV_CONFIRM, .request = 7, .document = aff__str("doc")};
+    step(c, a, &asks);
+    a->deaf = true;
+    turn(c, a); /* Redis answers */
+    redis_del(c, aff__str("rsaLock:doc"));
+    claim(c, B, 2, "doc", AFF_USE_LOADED);
+    expect(c, B, "claim:2:ok");
+    asks.request = 8;
+    step(c, a, &asks);
+    a->deaf = false;
+    settle(c);
+    expect(c, A, "claim:7:ok lost:doc claim:8:owned:B");
+    cluster_free(c);
+}
+
 static void a_lease_that_another_has_taken_is_not_confirmed(void **state) {
     (void)state;
     cluster *c = three(NEW);
@@ -1348,6 +1371,7 @@ int main(void) {
         cmocka_unit_test(a_short_hang_costs_nothing),
         cmocka_unit_test(what_redis_has_forgotten_during_a_hang_is_claimed_again),
         cmocka_unit_test(a_lease_that_stands_is_confirmed_under_its_epoch),
+        cmocka_unit_test(a_confirmation_is_newer_than_its_question),
         cmocka_unit_test(a_lease_that_another_has_taken_is_not_confirmed),
         cmocka_unit_test(a_lease_whose_record_is_missing_is_claimed_anew),
         cmocka_unit_test(without_redis_nothing_is_confirmed),
