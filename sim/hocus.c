@@ -278,6 +278,10 @@ static void confirmed(server *s, void *arg, const aff_action *a) {
         store_ends(run, false);
         return;
     }
+    if (w->now - run->asked_at >= s->config.lock_ttl_ms * MS / 2) { /* engine.ts, confirm() */
+        ask_redis(run);
+        return;
+    }
     i->epoch = a->bytes;
     reload(i, i->epoch);
     if (i->reloading_under) {

@@ -261,8 +261,13 @@ export class Engine {
   }
 
   /** Resolves with the epoch when Redis has confirmed that this server owns the document. */
-  confirm(documentName: string): Promise<number> {
-    return this.#askAbout(documentName, k.CONFIRM)
+  async confirm(documentName: string): Promise<number> {
+    for (;;) {
+      const asked = native.now()
+      const epoch = await this.#askAbout(documentName, k.CONFIRM)
+      // What Redis has said before this thread hung may not hold any more.
+      if (native.now() - asked < this.options.lockTTL / 2) return epoch
+    }
   }
 
   /**

@@ -149,6 +149,24 @@ describe('lost', () => {
     await cluster.unloaded('only here')
   })
 
+  test('what Redis has said before the JavaScript thread hung is not believed afterwards', async (t) => {
+    const { cluster, s1 } = await two(t, { lockTTL: 2000 })
+    const ann = await synced(connect({ url: s1.url, name: 'hung' }))
+    t.after(() => ann.destroy())
+    const scripts = async () => Number(/cmdstat_eval:calls=(\d+)/.exec(await cluster.redis.client.info('commandstats'))[1])
+    const before = await scripts()
+    const outcome = s1.run(async ({ affinity }, name) => {
+      const asked = affinity.assertOwner(name)
+      await new Promise((resolve) => setImmediate(resolve)) // the engine has the question
+      const until = Date.now() + 1500
+      while (Date.now() < until);
+      return asked.then(() => 'owner', (error) => error.code)
+    }, 'hung')
+    await until(async () => (await scripts()) > before, { what: 'Redis has answered' })
+    await give(cluster, 'hung', 's2')
+    assert.equal(await outcome, 'AFF_EOWNED')
+  })
+
   test('H12 a drain that begins while a document is unloaded: both end, and the lease with them', async (t) => {
     const { cluster, s2 } = await two(t)
     const relay = await startRelay(cluster.redis)
