@@ -43,7 +43,7 @@ const SIZES = isSmoke
       plots: { edits: 4000, clients: [2, 10, 50, 200, 500], documents: [1, 5, 20, 50, 200], servers: [2, 3, 4, 5, 6] },
     }
 
-const NAMES = { mirror: 'ws alone', bare: 'bare', redis: 'extension-redis', plain: 'plain', ours: 'ours' }
+const NAMES = { mirror: 'ws alone', bare: 'bare', redis: 'extension-redis', plain: 'plain', ours: 'ours', linked: 'ours, direct links' }
 
 const COLOURS = { bare: '#1f77b4', plain: '#d62728', ours: '#2ca02c' }
 
@@ -109,7 +109,7 @@ async function rounds(what, variants, run, { warm = 1, count = ROUNDS } = {}) {
   return figures
 }
 
-const all = ['mirror', 'bare', 'redis', 'plain', 'ours'].filter((variant) => variant !== 'redis' || isInstalled('@hocuspocus/extension-redis'))
+const all = ['mirror', 'bare', 'redis', 'plain', 'ours', 'linked'].filter((variant) => variant !== 'redis' || isInstalled('@hocuspocus/extension-redis'))
 const cluster = all.filter((variant) => variant !== 'mirror' && variant !== 'bare')
 const of = (figures, name) => figures.map((figure) => figure[name])
 /** Round by round. */
@@ -138,6 +138,7 @@ const scenarios = {
     goal('CPU on the owner for each update beyond bare, us', '<= 2', minus(of(ours, 'owner'), of(bare, 'owner')), 2)
     goal('CPU in Redis for each update, us', '<= 1', of(ours, 'redis'), 1)
     const through = ratio(of(ours, 'rate'), of(bare, 'rate'))
+    goal('with direct links: CPU in Redis for each update, us', '', of(f.linked, 'redis'))
     goals.push([`throughput, proxied / bare, ${documents} documents`, '>= 0.9', spread(through), median(through) >= 0.9 ? 'yes' : 'no'])
   },
 
@@ -159,6 +160,7 @@ const scenarios = {
     const extra = minus(of(near.ours, 'p50'), of(near.bare, 'p50'))
     goal("latency one at a time, proxied minus bare, p50 / Redis's two hops", '<= 1.3', ratio(extra, of(trips, 'p50')), 1.3)
     goal('the same in ms', '', extra)
+    goal('with direct links: latency one at a time, proxied minus bare, p50, ms', '<= 0.1', minus(of(near.linked, 'p50'), of(near.bare, 'p50')), 0.1)
   },
 
   async fanout() {

@@ -129,7 +129,19 @@ static bool get_flag(napi_env env, napi_value object, const char *name) {
     return flag;
 }
 
-enum { SERVER_ID, PREFIX, HOST, PATH, USERNAME, PASSWORD, CLIENT_NAME, STRING_COUNT };
+enum {
+    SERVER_ID,
+    PREFIX,
+    HOST,
+    PATH,
+    USERNAME,
+    PASSWORD,
+    CLIENT_NAME,
+    LINK_HOST,
+    LINK_ADVERTISE,
+    LINK_SERVER_NAME,
+    STRING_COUNT
+};
 
 static uint64_t random_seed(napi_env env, napi_value options) {
     return (uint64_t)get_number(env, options, "seedHigh") << 32 |
@@ -153,11 +165,37 @@ static size_t get_secrets(napi_env env, napi_value options, aff_slice *out) {
 
 /* False: a string could not be copied; without it others could be connected to. */
 static bool get_strings(napi_env env, napi_value options, char **strings) {
-    static const char *const names[STRING_COUNT] = {"serverId", "prefix",   "host",      "path",
-                                                    "username", "password", "clientName"};
+    static const char *const names[STRING_COUNT] = {
+        "serverId", "prefix",     "host",     "path",          "username",
+        "password", "clientName", "linkHost", "linkAdvertise", "linkServerName"};
     bool all = true;
     for (int i = 0; i < STRING_COUNT; i++) all &= get_string(env, options, names[i], &strings[i]);
     return all;
+}
+
+/* The bytes of a property of `options`; the caller checks that there are any. */
+static aff_slice get_pem(napi_env env, napi_value options, const char *name) {
+    napi_value value;
+    aff_slice bytes = {NULL, 0};
+    if (napi_get_named_property(env, options, name, &value) == napi_ok) {
+        (void)get_bytes(env, value, &bytes);
+    }
+    return bytes;
+}
+
+static aff_direct_config get_link(napi_env env, napi_value options, char **strings) {
+    return (aff_direct_config){
+        .host = strings[LINK_HOST],
+        .port = (uint16_t)get_number(env, options, "linkPort"),
+        .advertise = strings[LINK_ADVERTISE],
+        .has_tls = get_flag(env, options, "linkHasTLS"),
+        .tls = {.ca = get_pem(env, options, "linkCA"),
+                .cert = get_pem(env, options, "linkCert"),
+                .key = get_pem(env, options, "linkKey"),
+                .passphrase = get_pem(env, options, "linkPassphrase"),
+                .server_name = strings[LINK_SERVER_NAME],
+                .reject_unauthorized = get_flag(env, options, "linkRejectUnauthorized")},
+    };
 }
 
 static aff_instance_config get_config(napi_env env, napi_value options, char **strings) {
@@ -183,6 +221,8 @@ static aff_instance_config get_config(napi_env env, napi_value options, char **s
         .stall_limit_ms = (uint64_t)get_number(env, options, "stallLimit"),
     };
     config.secret_count = get_secrets(env, options, config.secrets);
+    config.has_direct = strings[LINK_HOST] != NULL;
+    if (config.has_direct) config.direct = get_link(env, options, strings);
     return config;
 }
 
@@ -269,12 +309,13 @@ static napi_value open_instance(napi_env env, napi_callback_info info) {
     aff_instance_config config = get_config(env, argv[0], strings);
     config.wake = wake;
     config.arg = h;
-    int status = has_all ? aff_instance_open(&config, &h->instance) : AFF_ENOMEM;
+    char why[256] = "";
+    int status = has_all ? aff_instance_open(&config, &h->instance, why, sizeof(why)) : AFF_ENOMEM;
     for (int i = 0; i < STRING_COUNT; i++) free(strings[i]);
     if (status != 0) {
         napi_release_threadsafe_function(h->wake, napi_tsfn_abort);
         free(h);
-        napi_throw_error(env, aff_error_name(status), aff_error_text(status));
+        napi_throw_error(env, aff_error_name(status), why[0] ? why : aff_error_text(status));
         return NULL;
     }
     if (napi_add_env_cleanup_hook(env, close_handle, h) != napi_ok) {
@@ -399,6 +440,7 @@ static napi_value js_stats(napi_env env, napi_callback_info info) {
         {"framesOut", s.frames_out},
         {"batchesIn", s.batches_in},
         {"batchesOut", s.batches_out},
+        {"batchesDirect", s.batches_direct},
         {"bytesIn", s.bytes_in},
         {"bytesOut", s.bytes_out},
         {"malformed", s.malformed},
@@ -417,6 +459,7 @@ static napi_value js_stats(napi_env env, napi_callback_info info) {
         {"routes", s.routes},
         {"proxies", s.proxies},
         {"peers", s.peers},
+        {"links", s.links},
         {"backlog", s.backlog},
         {"queued", s.queued},
     };

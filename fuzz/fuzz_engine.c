@@ -81,6 +81,18 @@ static void event_result(world *w, dice *d) {
                          .data = some(d, 20)});
 }
 
+static void drain_or_link(world *w, unsigned draw) {
+    aff_slice process = aff__slice(peer_boots[draw / 8 % PEERS], AFF_PROCESS_LEN);
+    switch (draw % 8) {
+        case 1: say(w, AFF_EV_DRAIN); break;
+        case 2:
+        case 3:
+        case 4: tell(w, &(aff_event){.type = AFF_EV_DIRECT_UP, .name = process}); break;
+        case 5: tell(w, &(aff_event){.type = AFF_EV_DIRECT_DOWN, .name = process}); break;
+        default: break;
+    }
+}
+
 /* As the runtime does at the end of a turn. */
 static void end_turn(world *w) {
     say(w, AFF_EV_FLUSH);
@@ -118,9 +130,7 @@ static void anything(world *w, dice *d) {
         case 15: event_result(w, d); break;
         case 16: consume(w, d); break;
         case 17: tell(w, &(aff_event){.type = AFF_EV_STALLED, .flag = below(d, 2)}); break;
-        case 18:
-            if (below(d, 8) == 1) say(w, AFF_EV_DRAIN);
-            break;
+        case 18: drain_or_link(w, byte(d)); break;
         case 19:
             if (below(d, 16) == 1) say(w, AFF_EV_SHUTDOWN);
             break;

@@ -372,6 +372,11 @@ static inline uint32_t pick_socket(dice *d, const world *w) {
     return which >= 248 ? which : w->sockets[which % SOCKETS_MAX].id;
 }
 
+static inline void put_hello(aff__buf *out, unsigned draw) {
+    aff__put_bytes(out, aff__str(peer_names[draw % PEERS]));
+    if (draw & 64) aff__put_bytes(out, aff__str("host:1"));
+}
+
 /* A frame of a link, from well-formed ones to any bytes. */
 static inline void put_link_frame(dice *d, world *w, aff__buf *out) {
     unsigned type = below(d, 20);
@@ -383,7 +388,7 @@ static inline void put_link_frame(dice *d, world *w, aff__buf *out) {
     aff__put_u8(out, (uint8_t)type);
     uint32_t socket = pick_socket(d, w);
     switch (type) {
-        case AFF_FRAME_HELLO: aff__put_bytes(out, aff__str(peer_names[below(d, PEERS)])); return;
+        case AFF_FRAME_HELLO: put_hello(out, byte(d)); return;
         case AFF_FRAME_OPEN:
             aff__put_uint(out, socket);
             aff__put_bytes(out, aff__str("GET /"));
@@ -556,6 +561,7 @@ static inline void world_open(world *w, uint64_t lock_ttl_ms) {
     w->epoch = 1700000000000000;
     aff_config config = {.server_id = "A",
                          .prefix = "rsa",
+                         .direct_address = "A:1",
                          .seed = 1,
                          .lock_ttl_ms = lock_ttl_ms,
                          .proxy_socket_ttl_ms = 3 * lock_ttl_ms,

@@ -20,14 +20,16 @@ struct aff_instance {
     aff_redis *commands, *listener;
     char *channel; /* what the listener listens to */
     size_t channel_len;
-    uint32_t failed_attempts; /* to connect, since the last success */
+    uint32_t failed_attempts; /* to connect to Redis, since the last success */
+    uint32_t failed_links;    /* likewise, direct links to peers */
     bool has_started, refused, closing;
     bool has_news; /* for the application, which has not been woken yet */
     atomic_bool abort;
     atomic_uint_fast64_t valid_until;
     uv_mutex_t stats_mutex;
     aff_stats stats;
-    aff_seal *seal; /* NULL: no secret */
+    aff_seal *seal;     /* NULL: no secret */
+    aff_direct *direct; /* NULL: no direct links */
     atomic_uint_fast64_t forged, replayed;
     uint64_t forgery_told_at; /* 0: not yet */
 };
@@ -145,6 +147,14 @@ static void listen_to(aff_instance *in, aff_slice channel) {
 
 static void stop(aff_instance *in);
 
+static void perform_direct(aff_instance *in, const aff_action *a) {
+    switch (a->type) {
+        case AFF_ACT_DIRECT_OPEN: aff_direct_dial(in->direct, a->name, a->data); return;
+        case AFF_ACT_DIRECT_SEND: aff_direct_send(in->direct, a->name, a->data); return;
+        default: aff_direct_hang_up(in->direct, a->name); return;
+    }
+}
+
 static void perform(aff_instance *in, const aff_action *a) {
     switch (a->type) {
         case AFF_ACT_REDIS: run_script(in, a); return;
@@ -160,6 +170,9 @@ static void perform(aff_instance *in, const aff_action *a) {
                 publish(in, a->request, a->name, a->data);
             }
             return;
+        case AFF_ACT_DIRECT_OPEN:
+        case AFF_ACT_DIRECT_SEND:
+        case AFF_ACT_DIRECT_CLOSE: perform_direct(in, a); return;
         case AFF_ACT_STOPPED:
             deliver_action(in, a);
             stop(in);
@@ -305,6 +318,38 @@ static const aff_redis_callbacks listener_callbacks = {.down = on_listener_down,
                                                        .subscribed = on_subscribed,
                                                        .subscribe_failed = on_subscribe_failed};
 
+/* ---- Direct links ---------------------------------------------------------------------------- */
+
+static void on_direct_up(void *arg, aff_slice process) {
+    ((aff_instance *)arg)->failed_links = 0;
+    step(arg, &(aff_event){.type = AFF_EV_DIRECT_UP, .name = process});
+}
+
+static void on_direct_down(void *arg, aff_slice process, const char *reason) {
+    aff_instance *in = arg;
+    char line[256];
+    snprintf(line, sizeof(line), "no direct link to process %.*s, Redis carries what there is: %s",
+             (int)process.len, (const char *)process.data, reason);
+    tell(in, AFF_ACT_LOG, in->failed_links++ % 20 == 0, line);
+    step(in, &(aff_event){.type = AFF_EV_DIRECT_DOWN, .name = process});
+}
+
+static void on_direct_message(void *arg, aff_slice batch) {
+    step(arg, &(aff_event){.type = AFF_EV_MESSAGE, .data = batch});
+}
+
+static void on_direct_forged(void *arg) {
+    aff_instance *in = arg;
+    atomic_fetch_add(&in->forged, 1);
+    tell_forgery(in, "a direct link without a valid signature was refused: a server with another "
+                     "`secret`, or a forgery (see stats().forged)");
+}
+
+static const aff_direct_callbacks direct_callbacks = {.up = on_direct_up,
+                                                      .down = on_direct_down,
+                                                      .message = on_direct_message,
+                                                      .forged = on_direct_forged};
+
 /* ---- From the application -------------------------------------------------------------------- */
 
 static void on_record(aff_instance *in, const aff_record *r) {
@@ -398,6 +443,7 @@ static void turn(aff_instance *in) {
     while (!in->closing && (action = aff_next_action(in->engine))) perform(in, action);
     if (in->closing) return;
     if (in->commands) aff_redis_flush(in->commands);
+    if (in->direct) aff_direct_flush(in->direct);
     atomic_store(&in->valid_until, aff_valid_until(in->engine));
     save_stats(in);
     set_timer(in);
@@ -415,7 +461,9 @@ static void stop(aff_instance *in) {
     atomic_store(&in->valid_until, 0);
     if (in->commands) aff_redis_close(in->commands, NULL, NULL);
     if (in->listener) aff_redis_close(in->listener, NULL, NULL);
+    aff_direct_close(in->direct);
     in->commands = in->listener = NULL;
+    in->direct = NULL;
     uv_close((uv_handle_t *)&in->wakeup, NULL);
     uv_close((uv_handle_t *)&in->turn, NULL);
     uv_close((uv_handle_t *)&in->timer, NULL);
@@ -468,10 +516,35 @@ static void free_instance(aff_instance *in) {
     free(in);
 }
 
-static int start(aff_instance *in) {
+/* The engine tells peers where this server listens: so it listens first. */
+static int open_direct(aff_instance *in, char *error, size_t error_len) {
+    if (!in->config.has_direct) return 0;
+    return aff_direct_open(&in->loop, &in->config.direct, in->seal, &direct_callbacks, in,
+                           &in->direct, error, error_len);
+}
+
+static int open_engine(aff_instance *in) {
+    aff_config config = in->config.engine;
+    if (in->direct) config.direct_address = aff_direct_address(in->direct);
+    int status = aff_new(&config, &in->engine);
+    if (status != 0 || !in->direct) return status;
+    return aff_direct_start(in->direct, aff_boot(in->engine), config.prefix);
+}
+
+static void tell_address(aff_instance *in) {
+    char line[2 * AFF_ADDRESS_MAX];
+    snprintf(line, sizeof(line), "direct links: listening at port %u, which others reach at %s",
+             aff_direct_port(in->direct), aff_direct_address(in->direct));
+    tell(in, AFF_ACT_LOG, 0, line);
+}
+
+static int start(aff_instance *in, char *error, size_t error_len) {
     int status = open_loop(in);
     if (status != 0) return status;
-    status = open_connections(in);
+    status = open_direct(in, error, error_len);
+    if (status == 0) status = open_engine(in);
+    if (status == 0 && in->direct) tell_address(in);
+    if (status == 0) status = open_connections(in);
     if (status == 0 && uv_thread_create(&in->thread, run, in) != 0) status = AFF_ENOMEM;
     if (status == 0) return 0;
     stop(in);
@@ -480,28 +553,29 @@ static int start(aff_instance *in) {
     return status;
 }
 
-int aff_instance_open(const aff_instance_config *config, aff_instance **out) {
+int aff_instance_open(const aff_instance_config *config, aff_instance **out, char *error,
+                      size_t error_len) {
+    if (config->has_direct && (config->pack || config->secret_count == 0)) return AFF_EINVAL;
     aff_instance *in = calloc(1, sizeof(*in));
     if (!in) return AFF_ENOMEM;
     in->config = *config;
     memset(in->config.secrets, 0, sizeof(in->config.secrets)); /* the caller's */
-    int status = aff_new(&config->engine, &in->engine);
-    if (status == 0 && config->secret_count > 0) {
-        status = aff_seal_new(config->secrets, config->secret_count, &in->seal);
-    }
+    int status = config->secret_count == 0
+                     ? 0
+                     : aff_seal_new(config->secrets, config->secret_count, &in->seal);
     if (status != 0) {
-        aff_free(in->engine);
         free(in);
         return status;
     }
     if (aff_queue_init(&in->inbox, AFF_INBOX_MAX) != 0 ||
         aff_queue_init(&in->outbox, AFF_OUTBOX_MAX) != 0 || uv_mutex_init(&in->stats_mutex) != 0)
         abort(); /* a mutex without attributes can't fail on Linux and macOS */
-    status = start(in);
+    status = start(in, error, error_len);
     if (status != 0) {
         free_instance(in);
         return status;
     }
+    in->config.direct = (aff_direct_config){0}; /* the caller's */
     *out = in;
     return 0;
 }

@@ -8,9 +8,9 @@
 #ifndef AFF_INSTANCE_H
 #define AFF_INSTANCE_H
 
+#include "direct.h"
 #include "queue.h"
 #include "redis.h"
-#include "seal.h"
 
 /* Records beside those of aff_event_type (to the instance) and aff_action_type (from it). */
 enum {
@@ -30,8 +30,10 @@ enum {
 typedef struct aff_instance aff_instance;
 
 typedef struct {
-    aff_config engine; /* `allocator` must be NULL */
+    aff_config engine; /* `allocator` and `direct_address` must be NULL */
     aff_redis_config redis;
+    bool has_direct; /* direct links as `direct` says: only with secrets, and not with `pack` */
+    aff_direct_config direct;
     bool pack;
     /* The shared secrets of the cluster: what is published is sealed, and only what is sealed is
      * taken. None: nothing is. What `pack` gave is sealed, so `unpack` gets genuine bytes alone. */
@@ -46,9 +48,11 @@ typedef struct {
 
 /*
  * Starts the thread. Everything in `config` is copied, except the secrets: keys are derived from
- * these. Errors: AFF_EINVAL, AFF_ENOMEM.
+ * these. Errors: AFF_EINVAL, where `error` says what is wrong with `direct`, if it is that, and is
+ * left alone else; AFF_ENOMEM.
  */
-int aff_instance_open(const aff_instance_config *config, aff_instance **out);
+int aff_instance_open(const aff_instance_config *config, aff_instance **out, char *error,
+                      size_t error_len);
 
 /*
  * Tells it something; any thread. It hears of it with the next aff_instance_wake(): a system call,

@@ -111,23 +111,40 @@ static bool compute(aff_seal *seal, const seal_key *key, aff_slice channel, cons
     return ok;
 }
 
+/* A sender without keys; NULL: out of memory. */
+static aff_seal *new_sender(size_t key_count) {
+    aff_seal *seal = calloc(1, sizeof(*seal));
+    if (!seal) return NULL;
+    seal->key_count = key_count;
+    seal->mac = new_mac();
+    bool ok = seal->mac != NULL;
+    while (ok && get_u64(seal->sender) == 0) ok = RAND_bytes(seal->sender, SENDER_LEN) == 1;
+    if (ok) return seal;
+    aff_seal_free(seal);
+    return NULL;
+}
+
 int aff_seal_new(const aff_slice *secrets, size_t count, aff_seal **out) {
     if (count < 1 || count > AFF_SEAL_KEYS_MAX) return AFF_EINVAL;
     for (size_t i = 0; i < count; i++) {
         if (secrets[i].len < 1 || secrets[i].len > AFF_SECRET_MAX) return AFF_EINVAL;
     }
-    aff_seal *seal = calloc(1, sizeof(*seal));
-    if (!seal) return AFF_ENOMEM;
-    seal->mac = new_mac();
-    bool ok = seal->mac != NULL;
-    while (ok && get_u64(seal->sender) == 0) ok = RAND_bytes(seal->sender, SENDER_LEN) == 1;
+    aff_seal *seal = new_sender(count);
+    bool ok = seal != NULL;
     for (size_t i = 0; ok && i < count; i++) ok = derive(secrets[i], &seal->keys[i]);
-    seal->key_count = count;
     if (!ok) {
         aff_seal_free(seal);
         return AFF_ENOMEM;
     }
     *out = seal;
+    return 0;
+}
+
+int aff_seal_copy(const aff_seal *seal, aff_seal **out) {
+    aff_seal *copy = new_sender(seal->key_count);
+    if (!copy) return AFF_ENOMEM;
+    memcpy(copy->keys, seal->keys, sizeof(copy->keys));
+    *out = copy;
     return 0;
 }
 

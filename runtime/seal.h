@@ -32,6 +32,9 @@ typedef struct aff_seal aff_seal;
  * AFF_EINVAL; AFF_ENOMEM, also where OpenSSL fails.
  */
 int aff_seal_new(const aff_slice *secrets, size_t count, aff_seal **out);
+/* Another sender with the same secrets: where messages take two ways, one would overtake the other
+ * and make it look like a repetition. Freed by aff_seal_free(). Errors: AFF_ENOMEM. */
+int aff_seal_copy(const aff_seal *seal, aff_seal **out);
 void aff_seal_free(aff_seal *seal); /* NULL is fine; keys are wiped */
 
 /*

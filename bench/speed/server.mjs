@@ -4,6 +4,7 @@
 //   redis     with @hocuspocus/extension-redis
 //   plain     with bench/speed/plain.mjs
 //   ours      with RedisServerAffinity
+//   linked    with RedisServerAffinity and direct links
 // All stand on the same WebSocket server (ws), so that they differ in nothing else.
 import { readdirSync } from 'node:fs'
 import { createServer } from 'node:http'
@@ -53,9 +54,9 @@ const variants = {
     return viaHooks
   },
 
-  async ours({ redis, serverId, name }) {
+  async ours({ redis, serverId, name, link }) {
     const { RedisServerAffinity } = await import('@hocuspocus/extension-redis-affinity')
-    affinity = new RedisServerAffinity({ redis: new Redis({ ...redis, lazyConnect: true }), serverId, prefix: name })
+    affinity = new RedisServerAffinity({ redis: new Redis({ ...redis, lazyConnect: true }), serverId, prefix: name, ...link })
     const before = new Set(threads())
     const ready = affinity.ready()
     ioThread = threads().find((thread) => !before.has(thread))
@@ -63,6 +64,8 @@ const variants = {
     await ready
     return viaHooks
   },
+
+  linked: (settings) => variants.ours({ ...settings, link: { secret: 'for the benchmark', link: { listen: '127.0.0.1:0' } } }),
 }
 
 const configuration = (...extensions) => ({ quiet: true, debounce: 60_000, maxDebounce: 600_000, extensions })

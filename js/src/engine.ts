@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { AffinityError, errorOf, report } from './errors.js'
-import { native, type NativeHandle } from './native.js'
+import { native, type NativeHandle, type NativeOptions } from './native.js'
 import type { Options, RSAMessage } from './options.js'
 import { bytesOf } from './payload.js'
 import { Message } from './websocket.js'
@@ -110,6 +110,7 @@ export class Engine {
     const seed = randomBytes(8)
     const settings = {
       ...options.address,
+      ...options.link,
       serverId: options.serverId,
       prefix: options.prefix,
       lockTTL: options.lockTTL,
@@ -124,8 +125,18 @@ export class Engine {
       seedLow: seed.readUInt32BE(4),
     }
     const self = new WeakRef(this)
-    this.#handle = native.open(settings, Engine.#blocksOf(self))
+    this.#handle = Engine.#open(settings, Engine.#blocksOf(self))
     this.#heartbeat = Engine.#beat(self, Math.max(10, Math.min(1000, options.stallLimit / 10)))
+  }
+
+  static #open(settings: NativeOptions, onBlock: (block: ArrayBuffer) => void): NativeHandle {
+    try {
+      return native.open(settings, onBlock)
+    } catch (error) {
+      const { code, message } = error as AffinityError
+      if (code !== 'AFF_EINVAL' || settings.linkHost === undefined) throw error
+      throw new AffinityError('AFF_EINVAL', `RedisServerAffinity: option "link": ${message}`)
+    }
   }
 
   /*

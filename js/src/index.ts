@@ -1,6 +1,7 @@
 export { RedisServerAffinity } from './affinity.js'
 export { AffinityError } from './errors.js'
 export type { News, NewsKind } from './engine.js'
+export type { LinkConfiguration, LinkTLS } from './link.js'
 export type { Configuration, CustomEvents, RSAMessage } from './options.js'
 export { serializeRequest } from './request.js'
 export type { ClientRequest, SerializedHTTPRequest, UwsRequest, UwsResponse } from './request.js'

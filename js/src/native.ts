@@ -53,6 +53,17 @@ export interface NativeOptions {
   db: number
   connectTimeout: number
   clientName: string
+  /** None: no direct links. */
+  linkHost?: string
+  linkPort?: number
+  linkAdvertise?: string
+  linkHasTLS?: boolean
+  linkCA?: Uint8Array
+  linkCert?: Uint8Array
+  linkKey?: Uint8Array
+  linkPassphrase?: Uint8Array
+  linkServerName?: string
+  linkRejectUnauthorized?: boolean
 }
 
 type ConstantName =

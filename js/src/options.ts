@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import type { Redis } from 'ioredis'
 import { AffinityError } from './errors.js'
+import { type LinkConfiguration, type LinkSettings, linkSettings } from './link.js'
 import type { SerializedHTTPRequest } from './request.js'
 
 /**
@@ -33,6 +34,11 @@ export interface Configuration<TCE extends CustomEvents = CustomEvents> {
    * nothing is signed.
    */
   secret?: string | Uint8Array | [current: string | Uint8Array, former: string | Uint8Array]
+  /**
+   * Direct links between servers that can reach each other, so that messages need not go through Redis. Where a server
+   * can't be reached they do as before. Needs a `secret`; not with `pack`. Default: none.
+   */
+  link?: LinkConfiguration
   /** Unique in the cluster, 1 to 255 bytes. Default: the host's name and a random suffix. */
   serverId?: string
   /** How long a dead server keeps its documents, in ms, 100 to 3,600,000. Default: 10,000. */
@@ -82,6 +88,7 @@ export interface Options {
   unpack?: (packedMessage: Uint8Array | Buffer) => RSAMessage
   /** The current one first. */
   secrets: Uint8Array[]
+  link: LinkSettings
   serverId: string
   lockTTL: number
   proxySocketTTL: number
@@ -99,6 +106,7 @@ const KNOWN = new Set([
   'pack',
   'unpack',
   'secret',
+  'link',
   'serverId',
   'lockTTL',
   'proxySocketTTL',
@@ -225,6 +233,7 @@ export function readOptions<TCE extends CustomEvents>(configuration: Configurati
     pack: optionalFunction('pack', configuration.pack),
     unpack: optionalFunction('unpack', configuration.unpack),
     secrets: secretsOf(configuration.secret),
+    link: linkSettings(configuration.link, invalid),
     serverId: text('serverId', configuration.serverId, `${hostname()}-${randomBytes(6).toString('hex')}`, 255),
     lockTTL: integer('lockTTL', configuration.lockTTL, 10_000, 100, HOUR),
     proxySocketTTL: integer('proxySocketTTL', configuration.proxySocketTTL, 30_000, 100, HOUR),
@@ -240,5 +249,9 @@ export function readOptions<TCE extends CustomEvents>(configuration: Configurati
     throw invalid(options.pack ? 'unpack' : 'pack', `is missing: "pack" and "unpack" go together`)
   }
   if (options.pack) checkRoundTrip(options)
+  if (options.link.linkHost !== undefined) {
+    if (options.secrets.length === 0) throw invalid('link', 'needs the option "secret": with it servers know each other')
+    if (options.pack) throw invalid('link', 'can not be used with "pack": what goes directly is not packed')
+  }
   return options
 }
