@@ -2,8 +2,8 @@ import { type LazyConnection, type SocketForHocuspocus } from './connection.js'
 import type { Engine, Place } from './engine.js'
 import { report } from './errors.js'
 import { ClientState, addressOf, deniedReason, endsRoute, hasAddress, isClose } from './frames.js'
-import { MOVED_REASON, NOT_OWNER_REASON } from './hocuspocus.js'
-import type { Message, Stream } from './websocket.js'
+import { MOVED_REASON, NOT_OWNER_REASON, RESET } from './hocuspocus.js'
+import { type Message, type Stream, framesOf } from './websocket.js'
 
 /** The client's socket, whatever library it comes from. */
 export interface RealSocket {
@@ -11,7 +11,6 @@ export interface RealSocket {
   close(code: number, reason: string): void
   /** What it writes to, if frames can be written there too. */
   stream(): Stream | undefined
-  readonly readyState: number
 }
 
 interface Route {
@@ -29,7 +28,6 @@ interface Route {
 
 /** As Hocuspocus's own limit on what waits for an authentication. */
 const MAX_HELD = 1000
-const RESET = { code: 4205, reason: 'Reset Connection' }
 
 /**
  * The origin's side of a client socket: a frame of a document that is served here goes straight to
@@ -46,8 +44,8 @@ export class ClientSocket {
   #closed = false
   #failed = false
   #toldAt = 0
-  /** Corked until the owners' frames that came together are written. */
-  #stream: Stream | undefined
+  /** The owners' frames that came together, until they are written. */
+  #gathered: Message | Message[] | undefined
 
   constructor(
     readonly id: number,
@@ -68,7 +66,7 @@ export class ClientSocket {
       }
       route.posted++
     }
-    if (!this.engine.frame(this.id, data)) this.close(RESET.code, RESET.reason)
+    this.engine.frame(this.id, data)
   }
 
   #receiveHere(route: Route, data: Uint8Array): void {
@@ -182,6 +180,7 @@ export class ClientSocket {
 
   /** A frame for the client. Where its socket throws, the client has missed something: it is to connect again. */
   send(data: Uint8Array): void {
+    this.flush()
     if (this.#closed || this.#failed) return
     try {
       this.socket.send(data)
@@ -192,28 +191,26 @@ export class ClientSocket {
 
   /** As send(), but written with what follows until flush(). True: that is to be called. */
   gather(message: Message): boolean {
-    if (this.#closed || this.#failed) return false
-    const isFirst = this.#stream === undefined
-    const stream = this.#stream ?? this.socket.stream()
-    if (!stream) {
-      this.send(message.data)
-      return false
+    if (this.#gathered === undefined) {
+      this.#gathered = message
+      return true
     }
-    try {
-      if (isFirst) stream.cork()
-      this.#stream = stream
-      if (this.socket.readyState === 1) stream.write(message.frame)
-    } catch (error) {
-      this.#onSendError(error)
-    }
-    return isFirst
+    if (this.#gathered instanceof Array) this.#gathered.push(message)
+    else this.#gathered = [this.#gathered, message]
+    return false
   }
 
+  /** What was gathered takes one write, where the socket's stream is to be had. */
   flush(): void {
-    const stream = this.#stream
-    this.#stream = undefined
+    const gathered = this.#gathered
+    if (gathered === undefined) return
+    this.#gathered = undefined
+    if (this.#closed || this.#failed) return
+    const isOne = !(gathered instanceof Array)
     try {
-      stream?.uncork()
+      const stream = this.socket.stream()
+      if (stream) stream.write(isOne ? gathered.frame : framesOf(gathered))
+      else for (const { data } of isOne ? [gathered] : gathered) this.socket.send(data)
     } catch (error) {
       this.#onSendError(error)
     }
@@ -228,6 +225,7 @@ export class ClientSocket {
   /** Closes the client's socket; its library reports that with `closed`. */
   close(code: number, reason: string): void {
     if (this.#closed) return
+    this.flush()
     try {
       this.socket.close(code, reason)
     } catch (error) {

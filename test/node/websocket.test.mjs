@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { describe, test } from 'node:test'
 import WebSocket, { WebSocketServer } from 'ws'
-import { Message, adaptSocket } from '../../js/dist/websocket.js'
+import { Message, adaptSocket, framesOf } from '../../js/dist/websocket.js'
 import { connect, showing, synced, type } from '../support/client.mjs'
 import { startCluster } from '../support/cluster.mjs'
 import { until } from '../support/wait.mjs'
@@ -28,12 +28,10 @@ describe('websocket', () => {
     const { socket, client } = await pair(t)
     const stream = adaptSocket(socket).stream()
     const lengths = [1, 125, 126, 127, 65_535, 65_536, 1 << 20]
-    stream.cork()
     for (const length of lengths) {
       stream.write(new Message(new Uint8Array(length).fill(length % 251)).frame)
       socket.send(Buffer.from([length % 251]))
     }
-    stream.uncork()
     await until(() => client.got.length === 2 * lengths.length)
     for (const [n, { data, isBinary }] of client.got.entries()) {
       const length = lengths[n >> 1]
@@ -48,6 +46,18 @@ describe('websocket', () => {
     const message = new Message(Uint8Array.of(1, 2, 3))
     assert.equal(message.frame, message.frame)
     assert.deepEqual([...message.frame], [0x82, 3, 1, 2, 3])
+  })
+
+  test('messages are parts of a block, and several are written as one', async (t) => {
+    const { socket, client } = await pair(t)
+    const block = Uint8Array.from({ length: 200_000 }, (_, n) => n % 251)
+    const parts = [[1, 4], [4, 130], [0, 0], [100, 70_000]].map(([from, to]) => ({ message: new Message(block, from, to), bytes: block.slice(from, to) }))
+    adaptSocket(socket).stream().write(framesOf(parts.map(({ message }) => message)))
+    await until(() => client.got.length === parts.length)
+    for (const [n, { message, bytes }] of parts.entries()) {
+      assert.deepEqual(Buffer.from(client.got[n].data), Buffer.from(bytes))
+      assert.deepEqual(Buffer.from(message.data), Buffer.from(bytes))
+    }
   })
 
   test('a socket that compresses, is closing, has a `send` of its own, or is of another library has no such stream', async (t) => {
