@@ -1,5 +1,3 @@
-import type { RealSocket } from './socket.js'
-
 /**
  * A client's WebSocket: of ws, crossws, a browser-like implementation, or uWebSockets.js (known by its `end`
  * and by having no `readyState`).
@@ -39,11 +37,16 @@ function ownSend(ws: BaseWebSocket): unknown {
   return sends.get(prototype)
 }
 
+/** To be called with each new socket, before anything else is done with it. */
+export function meet(ws: BaseWebSocket): void {
+  ownSend(ws)
+}
+
 /**
  * The stream under an open socket of ws that compresses nothing: there WebSocket frames can be written as they are. It
  * has no name for others; where it can't be found, each message goes through the library alone.
  */
-function streamOf(ws: BaseWebSocket): Stream | undefined {
+export function streamOf(ws: BaseWebSocket): Stream | undefined {
   if (ws.send !== ownSend(ws)) return undefined
   const { _socket: stream, _extensions: extensions } = ws as { _socket?: Partial<Stream> | null; _extensions?: object | null }
   const isKnown = typeof stream?.write === 'function'
@@ -113,32 +116,17 @@ export function framesOf(messages: Message[]): Buffer {
   return frames
 }
 
-/** Makes the kinds of sockets alike. */
-export function adaptSocket(ws: BaseWebSocket): RealSocket {
-  return new AdaptedSocket(ws)
+/* The kinds of sockets are alike from here on. */
+
+const isUws = (ws: BaseWebSocket): boolean => typeof ws.end === 'function' && ws.readyState === undefined
+
+export function sendTo(ws: BaseWebSocket, data: Uint8Array): void {
+  if (isUws(ws)) ws.send(data, true)
+  else ws.send(data)
 }
 
-class AdaptedSocket implements RealSocket {
-  constructor(private readonly ws: BaseWebSocket) {
-    ownSend(ws)
-  }
-
-  get #isUws(): boolean {
-    return typeof this.ws.end === 'function' && this.ws.readyState === undefined
-  }
-
-  send(data: Uint8Array): void {
-    if (this.#isUws) this.ws.send(data, true)
-    else this.ws.send(data)
-  }
-
-  stream(): Stream | undefined {
-    return streamOf(this.ws)
-  }
-
-  close(code: number, reason: string): void {
-    const args: [number?, string?] = isCloseCode(code) ? [code, shorten(reason)] : []
-    if (this.#isUws) this.ws.end!(...args)
-    else this.ws.close(...args)
-  }
+export function closeSocket(ws: BaseWebSocket, code: number, reason: string): void {
+  const args: [number?, string?] = isCloseCode(code) ? [code, shorten(reason)] : []
+  if (isUws(ws)) ws.end!(...args)
+  else ws.close(...args)
 }
