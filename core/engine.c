@@ -203,7 +203,7 @@ uint64_t aff__remember_ask(aff_engine *e, aff__ask_kind kind, aff__doc *doc, con
     ask->kind = kind;
     ask->doc = doc;
     for (int i = 0; boot && i < AFF_BOOT_LEN && boot[i]; i++) ask->boot[i] = boot[i];
-    ask->item.key = aff__slice(&ask->id, sizeof(ask->id));
+    aff__item_init(&ask->item, aff__slice(&ask->id, sizeof(ask->id)));
     aff__map_put(&e->asks, &ask->item);
     return ask->id;
 }
