@@ -225,7 +225,8 @@ static void check_shim(const aff_engine *e, const aff__route *route) {
         case AFF_ROUTE_CLOSING: AFF_ASSERT(shim->phase != AFF_SHIM_TOKEN); break;
         default: AFF_ASSERT(shim->phase == AFF_SHIM_IDLE); break;
     }
-    AFF_ASSERT((shim->phase == AFF_SHIM_TOKEN) == is_linked(&e->shims, &shim->by_time));
+    AFF_ASSERT((shim->phase == AFF_SHIM_TOKEN) == (shim->wait != NULL));
+    AFF_ASSERT(!shim->wait || is_linked(&e->shims, &shim->wait->by_time));
     AFF_ASSERT(shim->before_step2 <= shim->forwarded);
 }
 
@@ -233,9 +234,9 @@ static size_t count_tokens(const aff_engine *e) {
     uint64_t before = 0;
     size_t n = 0;
     for (const aff__list *i = e->shims.next; i != &e->shims; i = i->next, n++) {
-        const aff__shim *shim = AFF_OF(i, const aff__shim, by_time);
-        AFF_ASSERT(shim->phase == AFF_SHIM_TOKEN && shim->deadline >= before);
-        before = shim->deadline;
+        const aff__token_wait *wait = AFF_OF(i, const aff__token_wait, by_time);
+        AFF_ASSERT(wait->shim->wait == wait && wait->deadline >= before);
+        before = wait->deadline;
     }
     return n;
 }

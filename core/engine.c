@@ -371,7 +371,7 @@ uint64_t aff_deadline(const aff_engine *e) {
         at = min(at, AFF_OF(e->event_times.next, aff__waiter, by_time)->deadline);
     }
     if (!aff__list_empty(&e->shims)) {
-        at = min(at, AFF_OF(e->shims.next, aff__shim, by_time)->deadline);
+        at = min(at, AFF_OF(e->shims.next, aff__token_wait, by_time)->deadline);
     }
     return e->docs.count || e->sockets.count ? min(at, e->scan_at) : at;
 }

@@ -213,6 +213,8 @@ typedef struct {
     uint8_t bytes[];
 } aff__known;
 
+typedef struct aff__token_wait aff__token_wait;
+
 typedef struct {
     aff__shim_phase phase;
     bool authenticated, readonly; /* what the client has been told */
@@ -226,9 +228,15 @@ typedef struct {
     uint32_t before_step2;        /* SYNC: those of them that were sent before the SyncStep2 */
     aff__known *known;            /* NULL: nothing */
     uint64_t clock;               /* the highest of its awareness that others may have heard */
-    uint64_t deadline;
-    aff__list by_time; /* TOKEN: in engine->shims */
+    aff__token_wait *wait;        /* TOKEN; else NULL */
 } aff__shim;
+
+/* A client has been asked for its token. */
+struct aff__token_wait {
+    aff__list by_time; /* in engine->shims */
+    uint64_t deadline;
+    aff__shim *shim;
+};
 
 /* What becomes of a frame. */
 typedef enum {
@@ -343,7 +351,7 @@ struct aff_engine {
     aff__list dirty;        /* aff__peer with something to flush */
     aff__list claims;       /* aff__waiter that are claims, by deadline */
     aff__list event_times;  /* aff__waiter that are events, by deadline */
-    aff__list shims;        /* aff__shim that wait for a token, by deadline */
+    aff__list shims;        /* aff__token_wait, by deadline */
     aff__peer *self;        /* routes that moved to this server itself; NULL until needed */
     uint32_t pending_count; /* routes without an owner, of all sockets */
     uint64_t scan_at;       /* the next look at idle sockets and old leases */
@@ -467,7 +475,7 @@ void aff__shim_note(aff_engine *e, aff__shim *shim, const aff__client_frame *fra
 void aff__shim_wind_clock(aff_engine *e, aff__shim *shim);
 /* The owner is lost. True: the client must be asked for a token. */
 bool aff__shim_start(aff_engine *e, aff__shim *shim);
-aff__verdict aff__shim_from_client(aff__shim *shim, const aff__client_frame *frame);
+aff__verdict aff__shim_from_client(aff_engine *e, aff__shim *shim, const aff__client_frame *frame);
 /* `*settled`, with AFF_SETTLE: so many acknowledgements are due to the client. */
 aff__verdict aff__shim_from_owner(aff__shim *shim, const aff__client_frame *frame,
                                   uint32_t *settled);

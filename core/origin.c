@@ -442,9 +442,10 @@ static void fail_over(aff_engine *e, aff__route *route) {
 
 void aff__shims_timeout(aff_engine *e) {
     while (!aff__list_empty(&e->shims)) {
-        aff__route *route = AFF_OF(e->shims.next, aff__route, shim.by_time);
-        if (route->shim.deadline > e->now) return;
-        aff__route_fail(e, route, "the client did not send its token again");
+        const aff__token_wait *wait = AFF_OF(e->shims.next, aff__token_wait, by_time);
+        if (wait->deadline > e->now) return;
+        aff__route_fail(e, AFF_OF(wait->shim, aff__route, shim),
+                        "the client did not send its token again");
     }
 }
 
@@ -593,7 +594,7 @@ static void on_client_frame(aff_engine *e, aff__route *route, const aff__client_
                             aff_slice data) {
     if (route->state != AFF_ROUTE_LOCAL) aff__shim_note(e, &route->shim, frame);
     bool leaves = frame->type == AFF_HP_CLOSE;
-    aff__verdict verdict = aff__shim_from_client(&route->shim, frame);
+    aff__verdict verdict = aff__shim_from_client(e, &route->shim, frame);
     if (verdict == AFF_SWALLOW) return;
     switch (route->state) {
         case AFF_ROUTE_WAITING: on_waiting(e, route, frame, data); return;

@@ -59,12 +59,24 @@ static bool can_be_asked(const aff__shim *shim) {
 
 void aff__shim_init(aff__shim *shim) {
     *shim = (aff__shim){.phase = AFF_SHIM_IDLE};
-    aff__list_init(&shim->by_time);
+}
+
+static void wait_for_token(aff_engine *e, aff__shim *shim) {
+    aff__token_wait *wait = shim->wait = aff__alloc(&e->heap, sizeof(*wait));
+    wait->shim = shim;
+    wait->deadline = e->now + TOKEN_WITHIN_MS;
+    aff__list_append(&e->shims, &wait->by_time);
+}
+
+static void end_wait(aff_engine *e, aff__shim *shim) {
+    if (shim->wait) aff__list_remove(&shim->wait->by_time);
+    aff__release(&e->heap, shim->wait);
+    shim->wait = NULL;
 }
 
 void aff__shim_free(aff_engine *e, aff__shim *shim) {
     aff__release(&e->heap, shim->known);
-    aff__list_remove(&shim->by_time);
+    end_wait(e, shim);
 }
 
 aff_slice aff__shim_known(const aff__shim *shim, aff__known_kind kind) {
@@ -179,20 +191,18 @@ void aff__shim_note(aff_engine *e, aff__shim *shim, const aff__client_frame *fra
 }
 
 bool aff__shim_start(aff_engine *e, aff__shim *shim) {
-    aff__list_remove(&shim->by_time);
+    end_wait(e, shim);
     shim->forwarded = shim->before_step2 = 0;
     shim->outdated = shim->questions;
     shim->step2 = false;
     shim->fresh = false;
     bool ask = shim->authenticated && can_be_asked(shim);
     shim->phase = ask ? AFF_SHIM_TOKEN : AFF_SHIM_AUTH;
-    if (!ask) return false;
-    shim->deadline = e->now + TOKEN_WITHIN_MS;
-    aff__list_append(&e->shims, &shim->by_time);
-    return true;
+    if (ask) wait_for_token(e, shim);
+    return ask;
 }
 
-aff__verdict aff__shim_from_client(aff__shim *shim, const aff__client_frame *frame) {
+aff__verdict aff__shim_from_client(aff_engine *e, aff__shim *shim, const aff__client_frame *frame) {
     if (is_sync(frame) && frame->sub == STEP2 && AFF_MUTATE(15, false, shim->outdated > 0)) {
         shim->outdated--; /* what it answers to the present owner contains this */
         return AFF_SWALLOW;
@@ -201,7 +211,7 @@ aff__verdict aff__shim_from_client(aff__shim *shim, const aff__client_frame *fra
         case AFF_SHIM_IDLE: return AFF_PASS;
         case AFF_SHIM_TOKEN:
             if (is_token(frame)) {
-                aff__list_remove(&shim->by_time);
+                end_wait(e, shim);
                 shim->fresh = true;
                 shim->phase = AFF_SHIM_AUTH;
                 return AFF_RESTART;

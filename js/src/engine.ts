@@ -94,7 +94,7 @@ export class Engine {
   #heartbeat: NodeJS.Timeout
 
   /** What is for the other thread; it is handed over, and the thread woken, once in a turn of the loop. */
-  #records = new Records((bytes, length) => this.#handOver(bytes, length))
+  #records = new Records(this.#handOver.bind(this))
   #wakes = false
 
   /* Consecutive sends of one frame, gathered: it crosses once to each origin. */

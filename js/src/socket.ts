@@ -31,11 +31,14 @@ class Route {
   constructor(readonly address: string) {}
 }
 
-/** What a socket has of the Hocuspocus here. */
-interface Here {
+/** What a socket needs beyond one document at another server. */
+interface More {
+  /** All routes, once there has been a second one. */
+  routes: Map<string, Route> | undefined
+  /** To the Hocuspocus here. */
   connection: LazyConnection | undefined
-  /** Routes that are served. */
-  count: number
+  /** Routes that are served here. */
+  hereCount: number
   /** When the owners of its other documents were told that it lives. */
   toldAt: number
 }
@@ -56,11 +59,12 @@ const CLOSED = 2
  * There are many of them, most have one document, and that at another server: what others need is made when they do.
  */
 export class ClientSocket {
-  /** Where the last frame of the client went: most have the address of the one before. */
+  /**
+   * Where the last frame of the client went: most have the address of the one before. The only route, while there is
+   * no map of them.
+   */
   #recent: Route | undefined
-  /** All routes, once there has been a second one; until then `#recent` is the only one. */
-  #routes: Map<string, Route> | undefined
-  #here: Here | undefined
+  #more: More | undefined
   #state = OPEN
   /** The owners' frames that came together, until they are written. */
   #gathered: Message | Message[] | undefined
@@ -79,7 +83,7 @@ export class ClientSocket {
   /** A frame of the client. Hocuspocus may keep it: as a copy where its memory `isBorrowed`, and else as it is. */
   receive(data: Uint8Array, isBorrowed = false): void {
     if (this.#state === CLOSED) return
-    this.#here?.connection?.alive()
+    this.#more?.connection?.alive()
     const route = this.#routeOf(data)
     if (route) {
       if (route.served?.here && route.posted === 0) {
@@ -99,16 +103,16 @@ export class ClientSocket {
     served.state!.sent(data)
     this.#tellOwners()
     if (isClose(data)) served.held = []
-    this.#here!.connection!.handleMessage(data)
+    this.#more!.connection!.handleMessage(data)
   }
 
   /** What is served here does not pass the engine; owners of other documents of this client must hear that it lives. */
   #tellOwners(): void {
-    const here = this.#here!
-    if ((this.#routes?.size ?? 1) === here.count) return
+    const more = this.#more!
+    if ((more.routes?.size ?? 1) === more.hereCount) return
     const now = Date.now()
-    if (now - here.toldAt < this.host.engine.aliveEvery) return
-    here.toldAt = now
+    if (now - more.toldAt < this.host.engine.aliveEvery) return
+    more.toldAt = now
     this.host.engine.socketAlive(this.id)
   }
 
@@ -122,19 +126,19 @@ export class ClientSocket {
 
   #find(address: string | undefined): Route | undefined {
     if (address === undefined) return undefined
-    return this.#recent?.address === address ? this.#recent : this.#routes?.get(address)
+    return this.#recent?.address === address ? this.#recent : this.#more?.routes?.get(address)
   }
 
   #add(address: string): Route {
     const route = new Route(address)
     const other = this.#recent
-    if (other && !this.#routes) this.#routes = new Map([[other.address, other]])
-    this.#routes?.set(address, route)
+    if (other) this.#moreOf().routes ??= new Map([[other.address, other]])
+    this.#more?.routes?.set(address, route)
     return route
   }
 
   #forget({ address }: Route): void {
-    this.#routes?.delete(address)
+    this.#more?.routes?.delete(address)
     if (this.#recent?.address === address) this.#recent = undefined
   }
 
@@ -173,23 +177,23 @@ export class ClientSocket {
     if (!isHere) served.state = undefined
     if (served.here === isHere) return
     served.here = isHere
-    const here = this.#hereOf()
-    here.count += isHere ? 1 : -1
-    if (here.count === 0) setImmediate(() => this.#endConnectionIfUnused())
+    const more = this.#moreOf()
+    more.hereCount += isHere ? 1 : -1
+    if (more.hereCount === 0) setImmediate(() => this.#endConnectionIfUnused())
   }
 
-  #hereOf(): Here {
-    return (this.#here ??= { connection: undefined, count: 0, toldAt: 0 })
+  #moreOf(): More {
+    return (this.#more ??= { routes: undefined, connection: undefined, hereCount: 0, toldAt: 0 })
   }
 
   #open(): LazyConnection {
-    const here = this.#hereOf()
-    here.connection ??= this.host.connect(this, {
+    const more = this.#moreOf()
+    more.connection ??= this.host.connect(this, {
       send: (data) => this.#sendFromHere(data),
       close: (code, reason) => this.close(code ?? 1000, reason ?? ''),
       readyState: 1,
     })
-    return here.connection
+    return more.connection
   }
 
   /** Hocuspocus here has a frame for the client. */
@@ -217,10 +221,10 @@ export class ClientSocket {
 
   /** Without documents here, Hocuspocus would wait for an authentication that is happening elsewhere. */
   #endConnectionIfUnused(): void {
-    const here = this.#here
-    if (!here || here.count > 0 || !here.connection) return
-    here.connection.handleClose()
-    here.connection = undefined
+    const more = this.#more
+    if (!more?.connection || more.hereCount > 0) return
+    more.connection.handleClose()
+    more.connection = undefined
   }
 
   /** A frame for the client. Where its socket throws, the client has missed something: it is to connect again. */
@@ -282,8 +286,8 @@ export class ClientSocket {
   closed(event?: { code: number; reason: string }): void {
     if (this.#state === CLOSED) return
     this.#state = CLOSED
-    this.#here?.connection?.handleClose(event)
-    this.#routes = this.#recent = undefined
+    this.#more?.connection?.handleClose(event)
+    this.#more = this.#recent = undefined
     this.host.engine.socketClosed(this.id)
   }
 }
