@@ -2,10 +2,7 @@
  * binding.c - Node-API: an aff_instance as an object of JavaScript. js/src/native.ts has the types.
  *
  *   open(options, onRecords) -> handle      onRecords(ArrayBuffer): a block of records (queue.h)
- *   post(handle, kind, flag, code, socket, status, request, document, name, data) -> status
- *   frame(handle, socket, data) -> status   the hot paths of post: a client's frame,
- *   send(handle, proxies, count, data) -> status   a frame of Hocuspocus for proxy sockets
- *   wake(handle)                            what was posted is to be heard now
+ *   hand(handle, records, length) -> status   the first `length` bytes are whole records (queue.h)
  *   validUntil(handle), now() -> ms         stats(handle) -> object      alive(handle)
  *   close(handle)
  *
@@ -68,22 +65,16 @@ static handle *get_only_argument(napi_env env, napi_callback_info info) {
     return get_handle(env, argv[0]);
 }
 
-/* The bytes of a Uint8Array; undefined and null are empty. */
 static bool get_bytes(napi_env env, napi_value value, aff_slice *out) {
-    napi_valuetype type;
-    *out = (aff_slice){NULL, 0};
-    if (napi_typeof(env, value, &type) != napi_ok) return false;
-    if (type == napi_undefined || type == napi_null) return true;
     napi_typedarray_type kind;
     void *data;
     size_t len;
     if (napi_get_typedarray_info(env, value, &kind, &len, &data, NULL, NULL) != napi_ok ||
-        (kind != napi_uint8_array && kind != napi_uint32_array)) {
-        napi_throw_type_error(env, "AFF_EINVAL", "expected a Uint8Array or Uint32Array");
+        kind != napi_uint8_array) {
+        napi_throw_type_error(env, "AFF_EINVAL", "expected a Uint8Array");
         return false;
     }
-    out->data = data;
-    out->len = kind == napi_uint32_array ? len * 4 : len;
+    *out = (aff_slice){data, len};
     return true;
 }
 
@@ -342,64 +333,18 @@ static napi_value close_instance(napi_env env, napi_callback_info info) {
 /* ---- From JavaScript to the instance
  * ----------------------------------------------------------------- */
 
-static napi_value post_record(napi_env env, handle *h, const aff_record *record) {
-    int status = h->instance ? aff_instance_post(h->instance, record) : AFF_ECLOSED;
-    return to_number(env, status);
-}
-
-static napi_value js_post(napi_env env, napi_callback_info info) {
-    size_t argc = 10;
-    napi_value argv[10];
-    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
-    handle *h = get_handle(env, argv[0]);
-    if (!h) return NULL;
-    uint32_t kind, code;
-    double request;
-    aff_record record = {0};
-    CHECK(env, napi_get_value_uint32(env, argv[1], &kind));
-    CHECK(env, napi_get_value_bool(env, argv[2], &record.flag));
-    CHECK(env, napi_get_value_uint32(env, argv[3], &code));
-    CHECK(env, napi_get_value_uint32(env, argv[4], &record.socket));
-    CHECK(env, napi_get_value_int32(env, argv[5], &record.status));
-    CHECK(env, napi_get_value_double(env, argv[6], &request));
-    if (!get_bytes(env, argv[7], &record.document) || !get_bytes(env, argv[8], &record.name) ||
-        !get_bytes(env, argv[9], &record.data))
-        return NULL;
-    record.kind = (uint8_t)kind;
-    record.code = (uint16_t)code;
-    record.request = (uint64_t)request;
-    return post_record(env, h, &record);
-}
-
-static napi_value js_frame(napi_env env, napi_callback_info info) {
+static napi_value js_hand(napi_env env, napi_callback_info info) {
     size_t argc = 3;
     napi_value argv[3];
+    uint32_t len;
+    aff_slice records;
     CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
     handle *h = get_handle(env, argv[0]);
-    aff_record record = {.kind = AFF_EV_SOCKET_FRAME};
-    if (!h || !get_bytes(env, argv[2], &record.data)) return NULL;
-    CHECK(env, napi_get_value_uint32(env, argv[1], &record.socket));
-    return post_record(env, h, &record);
-}
-
-static napi_value js_send(napi_env env, napi_callback_info info) {
-    size_t argc = 4;
-    napi_value argv[4];
-    uint32_t count;
-    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
-    handle *h = get_handle(env, argv[0]);
-    aff_record record = {.kind = AFF_EV_PROXY_SEND};
-    if (!h || !get_bytes(env, argv[1], &record.name) || !get_bytes(env, argv[3], &record.data))
-        return NULL;
-    CHECK(env, napi_get_value_uint32(env, argv[2], &count));
-    if (count < record.name.len / 4) record.name.len = (size_t)count * 4;
-    return post_record(env, h, &record);
-}
-
-static napi_value js_wake(napi_env env, napi_callback_info info) {
-    handle *h = get_only_argument(env, info);
-    if (h && h->instance) aff_instance_wake(h->instance);
-    return NULL;
+    if (!h || !get_bytes(env, argv[1], &records)) return NULL;
+    CHECK(env, napi_get_value_uint32(env, argv[2], &len));
+    if (!h->instance) return to_number(env, AFF_ECLOSED);
+    if (len < records.len) records.len = len;
+    return to_number(env, aff_instance_hand(h->instance, records.data, records.len));
 }
 
 /* ---- Looking
@@ -482,10 +427,12 @@ typedef struct {
 
 static const constant constants[] = {
     {"SOCKET_OPEN", AFF_EV_SOCKET_OPEN},
+    {"SOCKET_FRAME", AFF_EV_SOCKET_FRAME},
     {"SOCKET_ALIVE", AFF_EV_SOCKET_ALIVE},
     {"SOCKET_CLOSE", AFF_EV_SOCKET_CLOSE},
     {"ROUTE_END", AFF_EV_ROUTE_END},
     {"ROUTE_STATE", AFF_EV_ROUTE_STATE},
+    {"PROXY_SEND", AFF_EV_PROXY_SEND},
     {"PROXY_CLOSE", AFF_EV_PROXY_CLOSE},
     {"CLAIM", AFF_EV_CLAIM},
     {"UNUSE", AFF_EV_UNUSE},
@@ -578,11 +525,13 @@ NAPI_MODULE_INIT() {
         const char *name;
         napi_callback call;
     } functions[] = {
-        {"open", open_instance}, {"close", close_instance},
-        {"post", js_post},       {"frame", js_frame},
-        {"send", js_send},       {"wake", js_wake},
-        {"now", js_now},         {"alive", js_alive},
-        {"stats", js_stats},     {"validUntil", js_valid_until},
+        {"open", open_instance},
+        {"close", close_instance},
+        {"hand", js_hand},
+        {"now", js_now},
+        {"alive", js_alive},
+        {"stats", js_stats},
+        {"validUntil", js_valid_until},
     };
     for (size_t i = 0; i < sizeof(functions) / sizeof(*functions); i++) {
         napi_value function;

@@ -26,7 +26,7 @@ static bool is_linked(const aff__list *head, const aff__list *item) {
 
 /* Is the item found under its own key? */
 static bool is_mapped(const aff__map *map, const aff__item *item) {
-    return aff__map_get(map, item->key) == item;
+    return aff__map_get(map, aff__item_key(item)) == item;
 }
 
 static void check_map(const aff__map *map) {
@@ -225,7 +225,8 @@ static void check_shim(const aff_engine *e, const aff__route *route) {
         case AFF_ROUTE_CLOSING: AFF_ASSERT(shim->phase != AFF_SHIM_TOKEN); break;
         default: AFF_ASSERT(shim->phase == AFF_SHIM_IDLE); break;
     }
-    AFF_ASSERT((shim->phase == AFF_SHIM_TOKEN) == is_linked(&e->shims, &shim->by_time));
+    AFF_ASSERT((shim->phase == AFF_SHIM_TOKEN) == (shim->wait != NULL));
+    AFF_ASSERT(!shim->wait || is_linked(&e->shims, &shim->wait->by_time));
     AFF_ASSERT(shim->before_step2 <= shim->forwarded);
 }
 
@@ -233,15 +234,15 @@ static size_t count_tokens(const aff_engine *e) {
     uint64_t before = 0;
     size_t n = 0;
     for (const aff__list *i = e->shims.next; i != &e->shims; i = i->next, n++) {
-        const aff__shim *shim = AFF_OF(i, const aff__shim, by_time);
-        AFF_ASSERT(shim->phase == AFF_SHIM_TOKEN && shim->deadline >= before);
-        before = shim->deadline;
+        const aff__token_wait *wait = AFF_OF(i, const aff__token_wait, by_time);
+        AFF_ASSERT(wait->shim->wait == wait && wait->deadline >= before);
+        before = wait->deadline;
     }
     return n;
 }
 
 static void check_route(const aff_engine *e, const aff__socket *socket, const aff__route *route) {
-    aff_slice key = route->item.key, name = route->doc->item.key;
+    aff_slice key = aff__item_key(&route->item), name = aff__item_key(&route->doc->item);
     /* I15: a route is in the map under its socket and address, and at its document. */
     AFF_ASSERT(route->socket == socket && is_mapped(&e->routes, &route->item));
     AFF_ASSERT(is_mapped(&e->docs, &route->doc->item));
@@ -256,7 +257,8 @@ static void check_route(const aff_engine *e, const aff__socket *socket, const af
     AFF_ASSERT(!away || is_linked(&socket->visits, &route->visit->by_socket));
     AFF_ASSERT(!away || route->epoch <= e->stats.epoch_max);
     /* I5: whole frames are held, and none where frames pass: nothing can be overtaken. */
-    AFF_ASSERT(count_frames(aff__buf_slice(&route->held)) == route->held_count);
+    aff_slice held = route->held ? aff__buf_slice(route->held) : aff__none();
+    AFF_ASSERT(count_frames(held) == route->held_count);
     bool passes = route->state == AFF_ROUTE_REMOTE || route->state == AFF_ROUTE_LOCAL;
     AFF_ASSERT(!passes || route->held_count == 0);
     check_shim(e, route);
@@ -284,7 +286,7 @@ static void check_socket(const aff_engine *e, const aff__socket *socket) {
         const aff__route *route = AFF_OF(i, const aff__route, by_socket);
         check_route(e, socket, route);
         pending += is_pending(route);
-        held_bytes += route->held.len;
+        held_bytes += route->held ? route->held->len : 0;
         held_count += route->held_count;
     }
     for (const aff__list *i = socket->visits.next; i != &socket->visits; i = i->next) {
@@ -320,7 +322,7 @@ static void check_sockets(const aff_engine *e) {
 static void check_served(const aff_engine *e, const aff__proxy *proxy, const aff__served *served) {
     /* I20: a served address is in the map, at its proxy socket and at its document. */
     AFF_ASSERT(served->proxy == proxy && is_mapped(&e->served, &served->item));
-    AFF_ASSERT(memcmp(served->item.key.data, &proxy->id, 4) == 0);
+    AFF_ASSERT(memcmp(served->item.key, &proxy->id, 4) == 0);
     AFF_ASSERT(is_mapped(&e->docs, &served->doc->item));
     AFF_ASSERT(is_linked(&served->doc->served, &served->by_doc));
     /* I21: it is accepted and holds nothing, under its document's epoch and one not above it

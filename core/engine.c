@@ -208,7 +208,7 @@ uint64_t aff__remember_ask(aff_engine *e, aff__ask_kind kind, aff__doc *doc, con
     ask->kind = kind;
     ask->doc = doc;
     for (int i = 0; boot && i < AFF_BOOT_LEN && boot[i]; i++) ask->boot[i] = boot[i];
-    ask->item.key = aff__slice(&ask->id, sizeof(ask->id));
+    aff__item_init(&ask->item, aff__slice(&ask->id, sizeof(ask->id)));
     aff__map_put(&e->asks, &ask->item);
     return ask->id;
 }
@@ -378,7 +378,7 @@ uint64_t aff_deadline(const aff_engine *e) {
         at = min(at, AFF_OF(e->event_times.next, aff__waiter, by_time)->deadline);
     }
     if (!aff__list_empty(&e->shims)) {
-        at = min(at, AFF_OF(e->shims.next, aff__shim, by_time)->deadline);
+        at = min(at, AFF_OF(e->shims.next, aff__token_wait, by_time)->deadline);
     }
     return e->docs.count || e->sockets.count ? min(at, e->scan_at) : at;
 }

@@ -198,54 +198,76 @@ struct aff__socket {
     aff__item item; /* by id */
     uint32_t id;
     bool closed; /* the engine has given it up; the app has not yet said so */
-    aff__buf request;
     aff__list routes, visits;
     aff__route *recent; /* the one that was found last; NULL: none */
     uint32_t route_count, pending_count;
     size_t held_bytes;
-    uint32_t held_count;
     uint64_t active_at; /* when the last frame came */
+    uint32_t held_count;
+    uint32_t request_len; /* the client's HTTP request stands behind the structure */
+    uint8_t request[];
 };
 
 /* A socket's proxy at one peer. */
 struct aff__visit {
     aff__item item; /* by id */
     uint32_t id;    /* on the link: what the peer says of an earlier visit is not of this one */
+    uint32_t route_count : 31;
+    uint32_t was_left : 1; /* a route of it has moved away: no others are offered to it */
     aff__list by_socket, by_peer;
     aff__socket *socket;
     aff__peer *peer;
-    uint32_t route_count;
-    bool was_left;      /* a route of it has moved away: no others are offered to it */
     uint64_t active_at; /* when the peer last heard of this socket */
 };
 
 /* What is known of a client for the case that its document moves (shim.c). */
 typedef enum { AFF_SHIM_IDLE, AFF_SHIM_TOKEN, AFF_SHIM_AUTH, AFF_SHIM_SYNC } aff__shim_phase;
 
+/* The client's last frames of these kinds, in the order in which the next owner is to get them. */
+typedef enum {
+    AFF_KNOWN_AUTH,
+    AFF_KNOWN_STEP1,
+    AFF_KNOWN_AWARENESS,
+    AFF_KNOWN_COUNT
+} aff__known_kind;
+
+/* Without the address, which is the route's; one behind the other, since there are many routes. */
+typedef struct {
+    uint32_t lens[AFF_KNOWN_COUNT], cap;
+    uint8_t bytes[];
+} aff__known;
+
+typedef struct aff__token_wait aff__token_wait;
+
 typedef struct {
     aff__shim_phase phase;
-    bool authenticated, readonly;    /* what the client has been told */
-    bool fresh;                      /* `auth` answers our request for a token */
-    bool asks;                       /* AUTH: a SyncStep1 is among what the new owner gets */
-    bool step2;                      /* SYNC: the client's SyncStep2 has been forwarded */
-    uint32_t questions;              /* SyncStep1s of owners that the client has yet to answer */
-    uint32_t outdated;               /* those of them of former owners */
-    uint32_t unsynced;               /* the provider's counter */
-    uint32_t forwarded;              /* SYNC: updates that the present owner has not acknowledged */
-    uint32_t before_step2;           /* SYNC: those of them that were sent before the SyncStep2 */
-    uint32_t settled;                /* AFF_SETTLE: acknowledgements that are due to the client */
-    aff__buf auth, step1, awareness; /* the client's last frames of these kinds */
-    uint64_t clock;                  /* the highest of its awareness that others may have heard */
-    uint64_t deadline;
-    aff__list by_time; /* TOKEN: in engine->shims */
+    bool authenticated, readonly; /* what the client has been told */
+    bool fresh;                   /* the Auth that is known answers our request for a token */
+    bool asks;                    /* AUTH: a SyncStep1 is among what the new owner gets */
+    bool step2;                   /* SYNC: the client's SyncStep2 has been forwarded */
+    uint32_t questions;           /* SyncStep1s of owners that the client has yet to answer */
+    uint32_t outdated;            /* those of them of former owners */
+    uint32_t unsynced;            /* the provider's counter */
+    uint32_t forwarded;           /* SYNC: updates that the present owner has not acknowledged */
+    uint32_t before_step2;        /* SYNC: those of them that were sent before the SyncStep2 */
+    aff__known *known;            /* NULL: nothing */
+    uint64_t clock;               /* the highest of its awareness that others may have heard */
+    aff__token_wait *wait;        /* TOKEN; else NULL */
 } aff__shim;
+
+/* A client has been asked for its token. */
+struct aff__token_wait {
+    aff__list by_time; /* in engine->shims */
+    uint64_t deadline;
+    aff__shim *shim;
+};
 
 /* What becomes of a frame. */
 typedef enum {
     AFF_PASS,
     AFF_SWALLOW,
     AFF_RESTART, /* the client's fresh Auth: the new owner can be addressed */
-    AFF_SETTLE,  /* swallow it, and acknowledge `settled` updates to the client */
+    AFF_SETTLE,  /* swallow it, and acknowledge updates to the client */
     AFF_GIVE_UP  /* the client must connect again */
 } aff__verdict;
 
@@ -263,14 +285,14 @@ typedef enum {
 struct aff__route {
     aff__item item; /* by socket and address; the key stands behind the structure */
     aff__route_state state;
+    bool closing;   /* OFFERED: the client's CLOSE has been sent; what follows it waits */
+    uint32_t taken; /* frames that came from the app */
+    uint32_t held_count;
+    aff__buf *held; /* frames not yet accepted by an owner, each behind its length; NULL: none */
     aff__socket *socket;
     aff__doc *doc;
     aff__visit *visit; /* OFFERED, REMOTE, CLOSING */
     uint64_t epoch;    /* likewise */
-    uint32_t taken;    /* frames that came from the app */
-    bool closing;      /* OFFERED: the client's CLOSE has been sent; what follows it waits */
-    aff__buf held;     /* frames not yet accepted by an owner, each behind its length */
-    uint32_t held_count;
     aff__shim shim;
     aff__list by_socket, by_doc;
 };
@@ -353,7 +375,7 @@ struct aff_engine {
     aff__list dirty;        /* aff__peer with something to flush */
     aff__list claims;       /* aff__waiter that are claims, by deadline */
     aff__list event_times;  /* aff__waiter that are events, by deadline */
-    aff__list shims;        /* aff__shim that wait for a token, by deadline */
+    aff__list shims;        /* aff__token_wait, by deadline */
     aff__peer *self;        /* routes that moved to this server itself; NULL until needed */
     uint32_t pending_count; /* routes without an owner, of all sockets */
     uint64_t scan_at;       /* the next look at idle sockets and old leases */
@@ -480,16 +502,22 @@ bool aff__route_placeable(const aff__route *route);
 void aff__shims_timeout(aff_engine *e);
 
 /* shim.c */
-void aff__shim_init(aff__shim *shim, aff__heap *heap);
-void aff__shim_free(aff__shim *shim);
+void aff__shim_init(aff__shim *shim);
+void aff__shim_free(aff_engine *e, aff__shim *shim);
+/* The client's last frame of that kind, without its address; empty: none. */
+aff_slice aff__shim_known(const aff__shim *shim, aff__known_kind kind);
+/* Replaces it; `body` must not be of the same shim. */
+void aff__shim_learn(aff_engine *e, aff__shim *shim, aff__known_kind kind, aff_slice body);
 /* Remembers a frame of the client; every one passes here once, in order. */
-void aff__shim_note(aff__shim *shim, const aff__client_frame *frame, aff_slice data);
+void aff__shim_note(aff_engine *e, aff__shim *shim, const aff__client_frame *frame);
 /* Makes the remembered awareness newer than what others may have heard. */
-void aff__shim_wind_clock(aff__shim *shim);
+void aff__shim_wind_clock(aff_engine *e, aff__shim *shim);
 /* The owner is lost. True: the client must be asked for a token. */
 bool aff__shim_start(aff_engine *e, aff__shim *shim);
-aff__verdict aff__shim_from_client(aff__shim *shim, const aff__client_frame *frame);
-aff__verdict aff__shim_from_owner(aff__shim *shim, const aff__client_frame *frame);
+aff__verdict aff__shim_from_client(aff_engine *e, aff__shim *shim, const aff__client_frame *frame);
+/* `*settled`, with AFF_SETTLE: so many acknowledgements are due to the client. */
+aff__verdict aff__shim_from_owner(aff__shim *shim, const aff__client_frame *frame,
+                                  uint32_t *settled);
 
 /* owner.c */
 bool aff__owner_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_slice rest);
@@ -520,6 +548,8 @@ bool aff__event_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_
 bool aff__get_epoch(aff_slice *rest, uint64_t *out);
 bool aff__is_utf8(aff_slice bytes);
 bool aff__parse_client_frame(aff_slice frame, aff__client_frame *out);
+/* The same for all behind the address; `out` keeps what it has of that. */
+bool aff__parse_body(aff_slice body, aff__client_frame *out);
 
 static inline aff_slice aff__none(void) {
     return (aff_slice){NULL, 0};

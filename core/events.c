@@ -43,7 +43,7 @@ void aff__event_emit(aff_engine *e, const aff_event *event) {
     waiter->only_if_open = event->flag;
     waiter->forced = event->code == 1;
     waiter->deadline = e->now + e->config.event_ttl_ms;
-    waiter->item.key = aff__slice(&waiter->request, sizeof(waiter->request));
+    aff__item_init(&waiter->item, aff__slice(&waiter->request, sizeof(waiter->request)));
     copy(e, &waiter->document, event->document);
     copy(e, &waiter->name, event->name);
     copy(e, &waiter->data, event->data);
@@ -162,7 +162,7 @@ static bool on_event(aff_engine *e, aff__peer *peer, aff_slice rest) {
     running *run = aff__alloc(&e->heap, sizeof(*run));
     run->token = ++e->next_id;
     run->id = id;
-    run->item.key = aff__slice(&run->token, sizeof(run->token));
+    aff__item_init(&run->item, aff__slice(&run->token, sizeof(run->token)));
     memcpy(run->process, peer->process, sizeof(run->process));
     copy(e, &run->document, document);
     aff__map_put(&e->running, &run->item);

@@ -19,6 +19,15 @@ bool aff__is_utf8(aff_slice s) {
     return true;
 }
 
+bool aff__parse_body(aff_slice body, aff__client_frame *out) {
+    aff_slice rest = out->body = body;
+    if (!aff__get_uint(&rest, &out->type)) return false;
+    if (out->type == AFF_HP_AUTH && !aff__get_uint(&rest, &out->sub)) return false;
+    if (out->type != AFF_HP_AUTH) aff__get_uint(&rest, &out->sub);
+    out->payload = rest;
+    return true;
+}
+
 bool aff__parse_client_frame(aff_slice frame, aff__client_frame *out) {
     aff_slice rest = frame, address;
     if (!aff__get_bytes(&rest, &address)) return false;
@@ -27,13 +36,8 @@ bool aff__parse_client_frame(aff_slice frame, aff__client_frame *out) {
     *out = (aff__client_frame){
         .address = address,
         .document = aff__slice(address.data, name_len),
-        .body = rest,
     };
-    if (!aff__get_uint(&rest, &out->type)) return false;
-    if (out->type == AFF_HP_AUTH && !aff__get_uint(&rest, &out->sub)) return false;
-    if (out->type != AFF_HP_AUTH) aff__get_uint(&rest, &out->sub);
-    out->payload = rest;
-    return true;
+    return aff__parse_body(rest, out);
 }
 
 bool aff__get_epoch(aff_slice *rest, uint64_t *out) {

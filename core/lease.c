@@ -53,7 +53,7 @@ aff__doc *aff__doc_get(aff_engine *e, aff_slice name) {
     if (doc) return doc;
     doc = aff__alloc(&e->heap, sizeof(*doc) + name.len);
     memcpy(doc + 1, name.data, name.len);
-    doc->item.key = aff__slice(doc + 1, name.len);
+    aff__item_init(&doc->item, aff__slice(doc + 1, name.len));
     aff__buf_init(&doc->record, &e->heap);
     aff__list_init(&doc->waiters);
     aff__list_init(&doc->routes);
@@ -97,7 +97,7 @@ void aff__doc_unuse(aff_engine *e, aff__doc *doc, aff_use use) {
 /* ---- Asking Redis ------------------------------------------------------------------------ */
 
 static aff_slice lease_key(aff_engine *e, const aff__doc *doc) {
-    return aff__key(e, "Lock", doc->item.key);
+    return aff__key(e, "Lock", aff__item_key(&doc->item));
 }
 
 /* Only to look, where nobody is ready to take it: events that want an open document. */
@@ -420,8 +420,9 @@ static void lost(aff_engine *e, aff__doc *doc) {
     drop_uses(doc);
     aff__served_lost(e, doc);
     move_local_routes(e, doc);
-    aff__act(e, AFF_ACT_LOST, doc->item.key, aff__none(), aff__none());
-    aff__news(e, AFF_NEWS_LOST, doc->item.key, aff__buf_slice(&doc->owner->server_id), doc->epoch);
+    aff__act(e, AFF_ACT_LOST, aff__item_key(&doc->item), aff__none(), aff__none());
+    aff__news(e, AFF_NEWS_LOST, aff__item_key(&doc->item), aff__buf_slice(&doc->owner->server_id),
+              doc->epoch);
 }
 
 /* ---- Answers of Redis -------------------------------------------------------------------- */
@@ -462,7 +463,7 @@ void aff__saw_epoch(aff_engine *e, uint64_t epoch) {
 static void won(aff_engine *e, aff__doc *doc, aff_slice record, const record_fields *fields) {
     bool renewed = doc->kept && doc->epoch != fields->epoch;
     if (!doc->kept || renewed) {
-        aff__news(e, AFF_NEWS_OWNED, doc->item.key, aff__none(), fields->epoch);
+        aff__news(e, AFF_NEWS_OWNED, aff__item_key(&doc->item), aff__none(), fields->epoch);
     }
     to(e, doc, AFF_DOC_OWNED);
     doc->epoch = fields->epoch;
@@ -610,7 +611,7 @@ static void on_holder_answer(aff_engine *e, aff__doc *doc, const aff__ask *ask,
         aff__log(e, 0, "taking a document over from %.*s, which is dead", (int)fields.server.len,
                  (const char *)fields.server.data);
         e->stats.takeovers++;
-        aff__news(e, AFF_NEWS_TAKEOVER, doc->item.key, fields.server, fields.epoch);
+        aff__news(e, AFF_NEWS_TAKEOVER, aff__item_key(&doc->item), fields.server, fields.epoch);
     }
     claim_over(e, doc, record);
 }

@@ -100,7 +100,7 @@ static void remember_former(aff_engine *e, const aff__peer *peer) {
     }
     former_peer *former = aff__alloc(&e->heap, sizeof(*former));
     memcpy(former->process, peer->process, AFF_PROCESS_LEN);
-    former->item.key = aff__slice(former->process, AFF_PROCESS_LEN);
+    aff__item_init(&former->item, aff__slice(former->process, AFF_PROCESS_LEN));
     former->session = peer->session;
     aff__map_put(&e->former_peers, &former->item);
     aff__list_append(&e->formers, &former->by_age);
@@ -116,7 +116,7 @@ static aff__peer *new_peer(aff_engine *e, const char *process) {
     aff__peer *peer = aff__alloc(&e->heap, sizeof(*peer));
     former_peer *former = find_former(e, process);
     memcpy(peer->process, process, AFF_PROCESS_LEN);
-    peer->item.key = aff__slice(peer->process, AFF_PROCESS_LEN);
+    aff__item_init(&peer->item, aff__slice(peer->process, AFF_PROCESS_LEN));
     peer->number = ++e->next_peer;
     aff__buf *bufs[] = {&peer->server_id, &peer->queue, &peer->sizes, &peer->fragment,
                         &peer->targets};

@@ -46,26 +46,26 @@ void aff__map_free(aff__map *map) {
     map->has_numbers = has_numbers;
 }
 
-static uint64_t hash_of(const aff__map *map, aff_slice key) {
-    if (!map->has_numbers) return aff__hash(map->seed, key);
+static uint32_t hash_of(const aff__map *map, aff_slice key) {
+    if (!map->has_numbers) return (uint32_t)aff__hash(map->seed, key);
     uint64_t x = 0;
     AFF_ASSERT(key.len <= sizeof(x));
     memcpy(&x, key.data, key.len);
     x ^= map->seed;
     x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdu;
     x = (x ^ (x >> 33)) * 0xc4ceb9fe1a85ec53u;
-    return x ^ (x >> 33);
+    return (uint32_t)(x ^ (x >> 33));
 }
 
-static aff__item **slot_of(const aff__map *map, uint64_t hash) {
+static aff__item **slot_of(const aff__map *map, uint32_t hash) {
     return &map->slots[hash & (map->slot_count - 1)];
 }
 
 aff__item *aff__map_get(const aff__map *map, aff_slice key) {
     if (map->count == 0) return NULL;
-    uint64_t hash = hash_of(map, key);
+    uint32_t hash = hash_of(map, key);
     for (aff__item *i = *slot_of(map, hash); i; i = i->chain) {
-        if (i->hash == hash && aff__equal(i->key, key)) return i;
+        if (i->hash == hash && aff__equal(aff__item_key(i), key)) return i;
     }
     return NULL;
 }
@@ -89,7 +89,7 @@ static void grow(aff__map *map) {
 
 void aff__map_put(aff__map *map, aff__item *item) {
     if (map->count >= map->slot_count) grow(map);
-    item->hash = hash_of(map, item->key);
+    item->hash = hash_of(map, aff__item_key(item));
     aff__item **slot = slot_of(map, item->hash);
     item->chain = *slot;
     *slot = item;
@@ -109,7 +109,7 @@ void aff__map_remove(aff__map *map, aff__item *item) {
 aff__item *aff__map_next(const aff__map *map, const aff__item *after) {
     if (map->count == 0) return NULL;
     if (after && after->chain) return after->chain;
-    size_t s = after ? (size_t)(after->hash & (map->slot_count - 1)) + 1 : 0;
+    size_t s = after ? (after->hash & (map->slot_count - 1)) + 1 : 0;
     for (; s < map->slot_count; s++) {
         if (map->slots[s]) return map->slots[s];
     }

@@ -12,9 +12,18 @@
 
 typedef struct aff__item {
     struct aff__item *chain;
-    uint64_t hash;
-    aff_slice key; /* owned by the structure around the item, unchanged while it is in a map */
+    const uint8_t *key; /* of the structure around the item, unchanged while it is in a map */
+    uint32_t key_len, hash;
 } aff__item;
+
+static inline void aff__item_init(aff__item *item, aff_slice key) {
+    item->key = key.data;
+    item->key_len = (uint32_t)key.len;
+}
+
+static inline aff_slice aff__item_key(const aff__item *item) {
+    return (aff_slice){item->key, item->key_len};
+}
 
 typedef struct {
     aff__heap *heap;

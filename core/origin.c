@@ -67,7 +67,7 @@ static aff_slice route_key(aff_engine *e, uint32_t socket, aff_slice address) {
 }
 
 static aff_slice route_address(const aff__route *route) {
-    return aff__slice(route->item.key.data + 4, route->item.key.len - 4);
+    return aff__slice(route->item.key + 4, route->item.key_len - 4);
 }
 
 static aff__route *route_at(aff_engine *e, aff__socket *socket, aff_slice address) {
@@ -87,11 +87,10 @@ static aff__route *new_route(aff_engine *e, aff__socket *socket, const aff__clie
     aff_slice key = route_key(e, socket->id, frame->address);
     aff__route *route = aff__alloc(&e->heap, sizeof(*route) + key.len);
     memcpy(route + 1, key.data, key.len);
-    route->item.key = aff__slice(route + 1, key.len);
+    aff__item_init(&route->item, aff__slice(route + 1, key.len));
     route->socket = socket;
     route->doc = aff__doc_get(e, frame->document);
-    aff__buf_init(&route->held, &e->heap);
-    aff__shim_init(&route->shim, &e->heap);
+    aff__shim_init(&route->shim);
     aff__list_append(&socket->routes, &route->by_socket);
     aff__list_append(&route->doc->routes, &route->by_doc);
     aff__map_put(&e->routes, &route->item);
@@ -137,12 +136,12 @@ static aff__visit *visit_peer(aff_engine *e, aff__socket *socket, aff__peer *pee
     }
     aff__buf *frame = aff__frame(e, AFF_FRAME_OPEN);
     aff__put_uint(frame, ++e->next_visit);
-    aff__put_bytes(frame, aff__buf_slice(&socket->request));
+    aff__put_bytes(frame, aff__slice(socket->request, socket->request_len));
     if (aff__frame_send(e, peer) != 0) return NULL;
     if (aff__list_empty(&peer->visits)) peer->mute_at = 0;
     aff__visit *visit = aff__alloc(&e->heap, sizeof(*visit));
     visit->id = e->next_visit;
-    visit->item.key = aff__slice(&visit->id, sizeof(visit->id));
+    aff__item_init(&visit->item, aff__slice(&visit->id, sizeof(visit->id)));
     visit->socket = socket;
     visit->peer = peer;
     visit->active_at = e->now;
@@ -161,18 +160,25 @@ static void detach(aff_engine *e, aff__route *route) {
 
 /* ---- Frames that wait ------------------------------------------------------------------------ */
 
+static aff_slice held_frames(const aff__route *route) {
+    return route->held ? aff__buf_slice(route->held) : aff__none();
+}
+
 /* The route holds nothing any more; the caller has what it held. */
-static aff__buf take_held(aff__route *route) {
-    aff__buf held = route->held;
+static aff__buf take_held(aff_engine *e, aff__route *route) {
+    aff__buf held;
+    aff__buf_init(&held, &e->heap);
+    if (route->held) held = *route->held;
+    aff__release(&e->heap, route->held);
+    route->held = NULL;
     route->socket->held_bytes -= held.len;
     route->socket->held_count -= route->held_count;
     route->held_count = 0;
-    aff__buf_init(&route->held, held.heap);
     return held;
 }
 
-static void release_held(aff__route *route) {
-    aff__buf held = take_held(route);
+static void release_held(aff_engine *e, aff__route *route) {
+    aff__buf held = take_held(e, route);
     aff__buf_free(&held);
 }
 
@@ -196,7 +202,11 @@ static bool hold(aff_engine *e, aff__route *route, aff_slice frame) {
         close_socket(e, socket, AFF_CLOSE_RESET, "Reset Connection");
         return false;
     }
-    aff__put_bytes(&route->held, frame);
+    if (!route->held) {
+        route->held = aff__alloc(&e->heap, sizeof(*route->held));
+        aff__buf_init(route->held, &e->heap);
+    }
+    aff__put_bytes(route->held, frame);
     route->held_count++;
     socket->held_bytes += len;
     socket->held_count++;
@@ -219,8 +229,8 @@ static void end_route(aff_engine *e, aff__route *route) {
     tell_place(e, route, AFF_ROUTE_ENDED);
     detach(e, route);
     count_route(e, route, -1);
-    release_held(route);
-    aff__shim_free(&route->shim);
+    release_held(e, route);
+    aff__shim_free(e, &route->shim);
     route->socket->route_count--;
     aff__list_remove(&route->by_socket);
     aff__list_remove(&route->by_doc);
@@ -257,12 +267,12 @@ void aff__route_fail(aff_engine *e, aff__route *route, const char *why) {
 
 void aff__socket_open(aff_engine *e, const aff_event *event) {
     if (find_socket(e, event->socket)) return;
-    aff__socket *socket = aff__alloc(&e->heap, sizeof(*socket));
+    aff__socket *socket = aff__alloc(&e->heap, sizeof(*socket) + event->data.len);
     socket->id = event->socket;
-    socket->item.key = aff__slice(&socket->id, sizeof(socket->id));
+    aff__item_init(&socket->item, aff__slice(&socket->id, sizeof(socket->id)));
     socket->active_at = e->now;
-    aff__buf_init(&socket->request, &e->heap);
-    aff__put(&socket->request, event->data.data, event->data.len);
+    socket->request_len = (uint32_t)event->data.len;
+    if (event->data.len) memcpy(socket->request, event->data.data, event->data.len);
     aff__list_init(&socket->routes);
     aff__list_init(&socket->visits);
     aff__map_put(&e->sockets, &socket->item);
@@ -279,7 +289,6 @@ void aff__socket_closed(aff_engine *e, uint32_t id) {
     socket->closed = true;
     end_routes(e, socket);
     aff__map_remove(&e->sockets, &socket->item);
-    aff__buf_free(&socket->request);
     aff__release(&e->heap, socket);
 }
 
@@ -317,7 +326,7 @@ static void offer(aff_engine *e, aff__route *route, aff__peer *peer) {
     route->visit = visit;
     route->epoch = route->doc->epoch;
     to(e, route, AFF_ROUTE_OFFERED);
-    aff_slice rest = aff__buf_slice(&route->held), frame;
+    aff_slice rest = held_frames(route), frame;
     aff__frame_type type = AFF_FRAME_OFFER;
     route->closing = false;
     while (!route->closing && aff__get_bytes(&rest, &frame)) {
@@ -338,11 +347,11 @@ bool aff__route_placeable(const aff__route *route) {
 static void place_here(aff_engine *e, aff__route *route) {
     aff__doc_use(e, route->doc, AFF_USE_ROUTE);
     to(e, route, AFF_ROUTE_LOCAL);
-    aff_slice rest = aff__buf_slice(&route->held), frame;
+    aff_slice rest = held_frames(route), frame;
     while (aff__get_bytes(&rest, &frame)) deliver_here(e, route, frame);
-    release_held(route);
-    aff__shim_free(&route->shim); /* from here on the app keeps track */
-    aff__shim_init(&route->shim, &e->heap);
+    release_held(e, route);
+    aff__shim_free(e, &route->shim); /* from here on the app keeps track */
+    aff__shim_init(&route->shim);
     tell_place(e, route, AFF_ROUTE_HERE);
 }
 
@@ -388,16 +397,27 @@ static void send_to_client(aff_engine *e, const aff__route *route, const uint8_t
     aff__buf_free(&frame);
 }
 
+/* As the client has sent it, if there is one. */
+static bool hold_known(aff_engine *e, aff__route *route, aff__known_kind kind) {
+    aff_slice body = aff__shim_known(&route->shim, kind);
+    if (body.len == 0) return true;
+    aff__buf frame;
+    aff__buf_init(&frame, &e->heap);
+    aff__put_bytes(&frame, route_address(route));
+    aff__put(&frame, body.data, body.len);
+    bool fits = hold(e, route, aff__buf_slice(&frame));
+    aff__buf_free(&frame);
+    return fits;
+}
+
 /* What the new owner has to hear first; then what has been waiting. */
 static bool hold_replay(aff_engine *e, aff__route *route) {
-    aff__buf waiting = take_held(route);
-    aff__shim_wind_clock(&route->shim);
-    const aff__buf *replay[] = {&route->shim.auth, &route->shim.step1, &route->shim.awareness};
-    route->shim.asks = route->shim.step1.len > 0;
+    aff__buf waiting = take_held(e, route);
+    aff__shim_wind_clock(e, &route->shim);
+    route->shim.asks = aff__shim_known(&route->shim, AFF_KNOWN_STEP1).len > 0;
     bool fits = true;
-    for (int i = 0; i < 3 && fits; i++) {
-        if (replay[i]->len) fits = hold(e, route, aff__buf_slice(replay[i]));
-    }
+    for (int k = 0; k < AFF_KNOWN_COUNT && fits; k++)
+        fits = hold_known(e, route, (aff__known_kind)k);
     aff_slice rest = aff__buf_slice(&waiting), frame;
     if (AFF_MUTATE(8, true, false)) rest = aff__none();
     while (fits && aff__get_bytes(&rest, &frame)) fits = hold(e, route, frame);
@@ -422,25 +442,29 @@ static void fail_over(aff_engine *e, aff__route *route) {
 
 void aff__shims_timeout(aff_engine *e) {
     while (!aff__list_empty(&e->shims)) {
-        aff__route *route = AFF_OF(e->shims.next, aff__route, shim.by_time);
-        if (route->shim.deadline > e->now) return;
-        aff__route_fail(e, route, "the client did not send its token again");
+        const aff__token_wait *wait = AFF_OF(e->shims.next, aff__token_wait, by_time);
+        if (wait->deadline > e->now) return;
+        aff__route_fail(e, AFF_OF(wait->shim, aff__route, shim),
+                        "the client did not send its token again");
     }
 }
 
 /* The peer that it was offered to may have shown the cursor, and then have declared it gone: it is
  * offered to the next one, or there again, under a later clock. False: the socket is closed. */
 static bool wind_held(aff_engine *e, aff__route *route) {
-    if (route->shim.phase != AFF_SHIM_AUTH || route->shim.awareness.len == 0) return true;
-    aff__buf held = take_held(route), before;
+    aff_slice awareness = aff__shim_known(&route->shim, AFF_KNOWN_AWARENESS);
+    if (route->shim.phase != AFF_SHIM_AUTH || awareness.len == 0) return true;
+    aff__buf held = take_held(e, route), before;
     aff__buf_init(&before, &e->heap);
-    aff__put(&before, route->shim.awareness.data, route->shim.awareness.len);
-    aff__shim_wind_clock(&route->shim);
-    aff_slice rest = aff__buf_slice(&held), frame;
+    aff__put(&before, awareness.data, awareness.len);
+    aff__shim_wind_clock(e, &route->shim);
+    aff_slice rest = aff__buf_slice(&held), data;
+    aff__client_frame frame;
     bool fits = true;
-    while (fits && aff__get_bytes(&rest, &frame)) {
-        bool is_it = aff__equal(frame, aff__buf_slice(&before));
-        fits = hold(e, route, is_it ? aff__buf_slice(&route->shim.awareness) : frame);
+    while (fits && aff__get_bytes(&rest, &data)) {
+        bool is_it = aff__parse_client_frame(data, &frame) &&
+                     aff__equal(frame.body, aff__buf_slice(&before));
+        fits = is_it ? hold_known(e, route, AFF_KNOWN_AWARENESS) : hold(e, route, data);
     }
     aff__buf_free(&held);
     aff__buf_free(&before);
@@ -510,20 +534,21 @@ void aff__route_move(aff_engine *e, aff__route *route) {
     move_visitors(e, visit, true);
 }
 
-static bool get_state(aff_slice rest, aff__shim *shim) {
+static bool get_state(aff_engine *e, aff_slice rest, aff__shim *shim) {
     uint8_t flags;
-    aff_slice auth, step1, awareness;
-    if (!aff__get_u8(&rest, &flags) || !aff__get_u32(&rest, &shim->unsynced) ||
-        !aff__get_bytes(&rest, &auth) || !aff__get_bytes(&rest, &step1) ||
-        !aff__get_bytes(&rest, &awareness))
-        return false;
+    aff_slice frames[AFF_KNOWN_COUNT];
+    aff__client_frame frame;
+    if (!aff__get_u8(&rest, &flags) || !aff__get_u32(&rest, &shim->unsynced)) return false;
+    for (int k = 0; k < AFF_KNOWN_COUNT; k++) {
+        if (!aff__get_bytes(&rest, &frames[k])) return false;
+    }
     aff__get_u32(&rest, &shim->questions);
     shim->authenticated = flags & 1;
     shim->readonly = flags & 2;
-    shim->auth.len = shim->step1.len = shim->awareness.len = 0;
-    aff__put(&shim->auth, auth.data, auth.len);
-    aff__put(&shim->step1, step1.data, step1.len);
-    aff__put(&shim->awareness, awareness.data, awareness.len);
+    for (int k = 0; k < AFF_KNOWN_COUNT; k++) {
+        bool is_there = aff__parse_client_frame(frames[k], &frame);
+        aff__shim_learn(e, shim, (aff__known_kind)k, is_there ? frame.body : aff__none());
+    }
     return true;
 }
 
@@ -531,11 +556,12 @@ static bool get_state(aff_slice rest, aff__shim *shim) {
 void aff__route_recalled(aff_engine *e, uint32_t socket, aff_slice address, aff_slice state) {
     aff__route *route = find_route(e, socket, address);
     if (!route || route->state != AFF_ROUTE_RECALLED) return;
-    if (!get_state(state, &route->shim) || route->shim.auth.len == 0) {
+    if (!get_state(e, state, &route->shim) ||
+        aff__shim_known(&route->shim, AFF_KNOWN_AUTH).len == 0) {
         aff__route_fail(e, route, "nothing is known of its client");
         return;
     }
-    aff__buf held = take_held(route);
+    aff__buf held = take_held(e, route);
     uint32_t taken = route->taken;
     fail_over(e, route);
     feed(e, socket, held);
@@ -566,9 +592,9 @@ static void on_looking_up(aff_engine *e, aff__route *route, aff__verdict verdict
 
 static void on_client_frame(aff_engine *e, aff__route *route, const aff__client_frame *frame,
                             aff_slice data) {
-    if (route->state != AFF_ROUTE_LOCAL) aff__shim_note(&route->shim, frame, data);
+    if (route->state != AFF_ROUTE_LOCAL) aff__shim_note(e, &route->shim, frame);
     bool leaves = frame->type == AFF_HP_CLOSE;
-    aff__verdict verdict = aff__shim_from_client(&route->shim, frame);
+    aff__verdict verdict = aff__shim_from_client(e, &route->shim, frame);
     if (verdict == AFF_SWALLOW) return;
     switch (route->state) {
         case AFF_ROUTE_WAITING: on_waiting(e, route, frame, data); return;
@@ -638,7 +664,7 @@ void aff__route_ended_here(aff_engine *e, uint32_t socket, aff_slice address) {
         end_route(e, route);
     } else if (route->state == AFF_ROUTE_RECALLED) {
         /* It had ended before it was recalled: what came meanwhile is for the next route. */
-        aff__buf held = take_held(route);
+        aff__buf held = take_held(e, route);
         route->taken = 0; /* counted when they come again */
         end_route(e, route);
         feed(e, socket, held);
@@ -664,7 +690,7 @@ static aff__route *present_route(aff_engine *e, uint32_t visit, aff_slice addres
 
 /* What was held up to the client's CLOSE has arrived; what follows is for the next route. */
 static void release_closed(aff_engine *e, aff__route *route) {
-    aff__buf held = take_held(route);
+    aff__buf held = take_held(e, route);
     aff_slice rest = aff__buf_slice(&held), frame;
     for (bool closed = false; aff__get_bytes(&rest, &frame);) {
         closed = closed || is_close(frame);
@@ -688,7 +714,7 @@ static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
             to(e, route, AFF_ROUTE_CLOSING);
             release_closed(e, route);
         } else {
-            release_held(route);
+            release_held(e, route);
         }
     } else if (route->state != AFF_ROUTE_OFFERED && epoch > route->epoch) {
         /* The same owner has claimed its document anew. */
@@ -708,7 +734,7 @@ static bool on_refuse(aff_engine *e, aff__peer *peer, aff_slice rest) {
     if (!route || route->state != AFF_ROUTE_OFFERED) return true;
     detach(e, route);
     to(e, route, AFF_ROUTE_LOOKUP);
-    if (route->doc->epoch == epoch) aff__doc_doubt(e, route->doc->item.key, peer);
+    if (route->doc->epoch == epoch) aff__doc_doubt(e, aff__item_key(&route->doc->item), peer);
     look_up(e, route);
     return true;
 }
@@ -724,7 +750,7 @@ static bool on_moved(aff_engine *e, aff__peer *peer, aff_slice rest) {
     aff__route *route = present_route(e, visit, rest, epoch, peer);
     if (!route) return true;
     if (peer != e->self && !rescue_route(e, route, aff__link_sent_after(peer, seq))) return true;
-    aff__doc_doubt(e, route->doc->item.key, peer);
+    aff__doc_doubt(e, aff__item_key(&route->doc->item), peer);
     move(e, route);
     return true;
 }
@@ -736,14 +762,14 @@ static void on_route_over(aff_engine *e, aff__route *route) {
         return;
     }
     detach(e, route);
-    aff__shim_free(&route->shim);
-    aff__shim_init(&route->shim, &e->heap);
+    aff__shim_free(e, &route->shim);
+    aff__shim_init(&route->shim);
     to(e, route, AFF_ROUTE_WAITING);
-    aff_slice rest = aff__buf_slice(&route->held), data;
+    aff_slice rest = held_frames(route), data;
     while (aff__get_bytes(&rest, &data)) {
         aff__client_frame frame;
         if (!aff__parse_client_frame(data, &frame)) continue;
-        aff__shim_note(&route->shim, &frame, data);
+        aff__shim_note(e, &route->shim, &frame);
         if (is_token(&frame) && route->state == AFF_ROUTE_WAITING) {
             to(e, route, AFF_ROUTE_LOOKUP);
         }
@@ -756,11 +782,11 @@ static bool ends_route(const aff__client_frame *frame) {
            (frame->type == AFF_HP_AUTH && frame->sub == AFF_HP_DENIED);
 }
 
-static void on_verdict(aff_engine *e, aff__route *route, aff__verdict verdict) {
+static void on_verdict(aff_engine *e, aff__route *route, aff__verdict verdict, uint32_t settled) {
     static const uint8_t acknowledgement[] = {8, 1}; /* SyncStatus: applied */
     if (verdict == AFF_GIVE_UP) aff__route_fail(e, route, "the new owner denied its former token");
     if (verdict != AFF_SETTLE) return;
-    for (uint32_t n = route->shim.settled; n > 0; n--) {
+    for (uint32_t n = settled; n > 0; n--) {
         send_to_client(e, route, acknowledgement, sizeof(acknowledgement));
     }
 }
@@ -793,9 +819,10 @@ static bool on_out(aff_engine *e, aff__peer *peer, aff_slice rest) {
         }
         aff__route *route = present_route(e, (uint32_t)visit, parsed.address, epoch, peer);
         if (!route) continue;
-        aff__verdict verdict = aff__shim_from_owner(&route->shim, &parsed);
+        uint32_t settled = 0;
+        aff__verdict verdict = aff__shim_from_owner(&route->shim, &parsed, &settled);
         if (verdict != AFF_PASS) {
-            on_verdict(e, route, verdict);
+            on_verdict(e, route, verdict, settled);
             continue;
         }
         aff__put(&e->group, &route->socket->id, sizeof(uint32_t));

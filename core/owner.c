@@ -41,7 +41,7 @@ static aff_slice served_key(aff_engine *e, uint32_t proxy, aff_slice address) {
 }
 
 static aff_slice served_address(const aff__served *served) {
-    return aff__slice(served->item.key.data + 4, served->item.key.len - 4);
+    return aff__slice(served->item.key + 4, served->item.key_len - 4);
 }
 
 static aff__served *find_served(aff_engine *e, aff__proxy *proxy, aff_slice address) {
@@ -59,7 +59,7 @@ static aff__served *new_served(aff_engine *e, aff__proxy *proxy, aff__doc *doc, 
     aff_slice key = served_key(e, proxy->id, address);
     aff__served *served = aff__alloc(&e->heap, sizeof(*served) + key.len);
     memcpy(served + 1, key.data, key.len);
-    served->item.key = aff__slice(served + 1, key.len);
+    aff__item_init(&served->item, aff__slice(served + 1, key.len));
     served->proxy = proxy;
     served->doc = doc;
     aff__buf_init(&served->held, &e->heap);
@@ -198,8 +198,8 @@ static bool on_open(aff_engine *e, aff__peer *peer, uint32_t visit, aff_slice re
     proxy->is_ours = peer == e->self && aff__visit_socket(e, visit, &proxy->socket);
     memcpy(proxy->id_key, &proxy->id, 4);
     put_origin_key(proxy->origin_key, peer, visit);
-    proxy->item.key = aff__slice(proxy->id_key, sizeof(proxy->id_key));
-    proxy->by_origin.key = aff__slice(proxy->origin_key, sizeof(proxy->origin_key));
+    aff__item_init(&proxy->item, aff__slice(proxy->id_key, sizeof(proxy->id_key)));
+    aff__item_init(&proxy->by_origin, aff__slice(proxy->origin_key, sizeof(proxy->origin_key)));
     aff__list_init(&proxy->routes);
     aff__list_append(&peer->proxies, &proxy->by_peer);
     aff__map_put(&e->proxies, &proxy->item);

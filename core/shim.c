@@ -37,10 +37,10 @@ static bool is_token(const aff__client_frame *frame) {
 }
 
 /* Providers since 3.3 send their version behind the token, and answer a request for a token. */
-static bool can_be_asked(aff_slice auth) {
+static bool can_be_asked(const aff__shim *shim) {
     aff__client_frame frame;
     aff_slice token, version;
-    if (!aff__parse_client_frame(auth, &frame)) return false;
+    if (!aff__parse_body(aff__shim_known(shim, AFF_KNOWN_AUTH), &frame)) return false;
     aff_slice rest = frame.payload;
     if (!aff__get_bytes(&rest, &token) || !aff__get_bytes(&rest, &version)) return false;
     unsigned numbers[2] = {0, 0};
@@ -57,24 +57,65 @@ static bool can_be_asked(aff_slice auth) {
     return numbers[0] > 3 || (numbers[0] == 3 && numbers[1] >= 3);
 }
 
-void aff__shim_init(aff__shim *shim, aff__heap *heap) {
+void aff__shim_init(aff__shim *shim) {
     *shim = (aff__shim){.phase = AFF_SHIM_IDLE};
-    aff__buf_init(&shim->auth, heap);
-    aff__buf_init(&shim->step1, heap);
-    aff__buf_init(&shim->awareness, heap);
-    aff__list_init(&shim->by_time);
 }
 
-void aff__shim_free(aff__shim *shim) {
-    aff__buf_free(&shim->auth);
-    aff__buf_free(&shim->step1);
-    aff__buf_free(&shim->awareness);
-    aff__list_remove(&shim->by_time);
+static void wait_for_token(aff_engine *e, aff__shim *shim) {
+    aff__token_wait *wait = shim->wait = aff__alloc(&e->heap, sizeof(*wait));
+    wait->shim = shim;
+    wait->deadline = e->now + TOKEN_WITHIN_MS;
+    aff__list_append(&e->shims, &wait->by_time);
 }
 
-static void remember(aff__buf *buf, aff_slice data) {
-    buf->len = 0;
-    aff__put(buf, data.data, data.len);
+static void end_wait(aff_engine *e, aff__shim *shim) {
+    if (shim->wait) aff__list_remove(&shim->wait->by_time);
+    aff__release(&e->heap, shim->wait);
+    shim->wait = NULL;
+}
+
+void aff__shim_free(aff_engine *e, aff__shim *shim) {
+    aff__release(&e->heap, shim->known);
+    end_wait(e, shim);
+}
+
+aff_slice aff__shim_known(const aff__shim *shim, aff__known_kind kind) {
+    if (!shim->known) return aff__none();
+    size_t at = 0;
+    for (int k = 0; k < (int)kind; k++) at += shim->known->lens[k];
+    return aff__slice(shim->known->bytes + at, shim->known->lens[kind]);
+}
+
+static aff__known *new_known(aff_engine *e, const aff_slice *parts) {
+    uint32_t cap = 0;
+    for (int k = 0; k < AFF_KNOWN_COUNT; k++) cap += (uint32_t)parts[k].len;
+    cap = (cap + 15) & ~15u; /* a cursor that moves has more or less digits */
+    aff__known *known = aff__grow(&e->heap, NULL, sizeof(*known) + cap);
+    known->cap = cap;
+    uint8_t *to = known->bytes;
+    for (int k = 0; k < AFF_KNOWN_COUNT; k++) {
+        known->lens[k] = (uint32_t)parts[k].len;
+        if (parts[k].len) memcpy(to, parts[k].data, parts[k].len);
+        to += parts[k].len;
+    }
+    return known;
+}
+
+void aff__shim_learn(aff_engine *e, aff__shim *shim, aff__known_kind kind, aff_slice body) {
+    aff__known *old = shim->known;
+    uint32_t before = old ? old->lens[AFF_KNOWN_AUTH] + old->lens[AFF_KNOWN_STEP1] : 0;
+    if (old && kind == AFF_KNOWN_AWARENESS && before + body.len <= old->cap) {
+        if (body.len)
+            memcpy(old->bytes + before, body.data, body.len); /* the last, and most frequent */
+        old->lens[kind] = (uint32_t)body.len;
+        return;
+    }
+    aff_slice parts[AFF_KNOWN_COUNT];
+    for (int k = 0; k < AFF_KNOWN_COUNT; k++) {
+        parts[k] = k == (int)kind ? body : aff__shim_known(shim, (aff__known_kind)k);
+    }
+    shim->known = new_known(e, parts);
+    aff__release(&e->heap, old);
 }
 
 /*
@@ -93,54 +134,54 @@ static bool get_awareness(const aff__client_frame *frame, awareness_entry *out) 
            aff__get_uint(&rest, &out->clock) && aff__get_bytes(&rest, &out->state) && rest.len == 0;
 }
 
-static void note_awareness(aff__shim *shim, const aff__client_frame *frame, aff_slice data) {
+static bool get_known_awareness(const aff__shim *shim, awareness_entry *out) {
+    aff__client_frame frame;
+    return aff__parse_body(aff__shim_known(shim, AFF_KNOWN_AWARENESS), &frame) &&
+           get_awareness(&frame, out);
+}
+
+static void note_awareness(aff_engine *e, aff__shim *shim, const aff__client_frame *frame) {
     awareness_entry now, before;
-    aff__client_frame old;
     if (!get_awareness(frame, &now)) return;
     if (now.clock > shim->clock) shim->clock = now.clock;
     if (!aff__equal(now.state, aff__str("null"))) {
-        remember(&shim->awareness, data);
+        aff__shim_learn(e, shim, AFF_KNOWN_AWARENESS, frame->body);
         return;
     }
-    bool is_own = aff__parse_client_frame(aff__buf_slice(&shim->awareness), &old) &&
-                  get_awareness(&old, &before) && before.id == now.id;
-    if (is_own) shim->awareness.len = 0;
+    bool is_own = get_known_awareness(shim, &before) && before.id == now.id;
+    if (is_own) aff__shim_learn(e, shim, AFF_KNOWN_AWARENESS, aff__none());
 }
 
 /*
  * Others may have been told that the client has left, when its connection to the former owner
  * ended: they believe only a later clock. The client takes it over when it hears of it.
  */
-void aff__shim_wind_clock(aff__shim *shim) {
-    aff__client_frame frame;
+void aff__shim_wind_clock(aff_engine *e, aff__shim *shim) {
     awareness_entry entry;
-    if (!aff__parse_client_frame(aff__buf_slice(&shim->awareness), &frame) ||
-        !get_awareness(&frame, &entry))
-        return;
-    aff__buf update, whole;
-    aff__buf_init(&update, shim->awareness.heap);
-    aff__buf_init(&whole, shim->awareness.heap);
+    if (!get_known_awareness(shim, &entry)) return;
+    aff__buf update, body;
+    aff__buf_init(&update, &e->heap);
+    aff__buf_init(&body, &e->heap);
     aff__put_uint(&update, 1);
     aff__put_uint(&update, entry.id);
     if (AFF_MUTATE(12, true, false)) return;
     shim->clock = (entry.clock > shim->clock ? entry.clock : shim->clock) + 1;
     aff__put_uint(&update, shim->clock);
     aff__put_bytes(&update, entry.state);
-    aff__put_bytes(&whole, frame.address);
-    aff__put_uint(&whole, AWARENESS);
-    aff__put_bytes(&whole, aff__buf_slice(&update));
+    aff__put_uint(&body, AWARENESS);
+    aff__put_bytes(&body, aff__buf_slice(&update));
+    aff__shim_learn(e, shim, AFF_KNOWN_AWARENESS, aff__buf_slice(&body));
     aff__buf_free(&update);
-    aff__buf_free(&shim->awareness);
-    shim->awareness = whole;
+    aff__buf_free(&body);
 }
 
-void aff__shim_note(aff__shim *shim, const aff__client_frame *frame, aff_slice data) {
+void aff__shim_note(aff_engine *e, aff__shim *shim, const aff__client_frame *frame) {
     if (is_token(frame)) {
-        remember(&shim->auth, data);
+        aff__shim_learn(e, shim, AFF_KNOWN_AUTH, frame->body);
     } else if (frame->type == AWARENESS) {
-        note_awareness(shim, frame, data);
+        note_awareness(e, shim, frame);
     } else if (is_sync(frame) && frame->sub == STEP1) {
-        remember(&shim->step1, data);
+        aff__shim_learn(e, shim, AFF_KNOWN_STEP1, frame->body);
         shim->unsynced = 1;
     } else if (is_sync(frame) && frame->sub == UPDATE) {
         shim->unsynced++;
@@ -150,20 +191,18 @@ void aff__shim_note(aff__shim *shim, const aff__client_frame *frame, aff_slice d
 }
 
 bool aff__shim_start(aff_engine *e, aff__shim *shim) {
-    aff__list_remove(&shim->by_time);
+    end_wait(e, shim);
     shim->forwarded = shim->before_step2 = 0;
     shim->outdated = shim->questions;
     shim->step2 = false;
     shim->fresh = false;
-    bool ask = shim->authenticated && can_be_asked(aff__buf_slice(&shim->auth));
+    bool ask = shim->authenticated && can_be_asked(shim);
     shim->phase = ask ? AFF_SHIM_TOKEN : AFF_SHIM_AUTH;
-    if (!ask) return false;
-    shim->deadline = e->now + TOKEN_WITHIN_MS;
-    aff__list_append(&e->shims, &shim->by_time);
-    return true;
+    if (ask) wait_for_token(e, shim);
+    return ask;
 }
 
-aff__verdict aff__shim_from_client(aff__shim *shim, const aff__client_frame *frame) {
+aff__verdict aff__shim_from_client(aff_engine *e, aff__shim *shim, const aff__client_frame *frame) {
     if (is_sync(frame) && frame->sub == STEP2 && AFF_MUTATE(15, false, shim->outdated > 0)) {
         shim->outdated--; /* what it answers to the present owner contains this */
         return AFF_SWALLOW;
@@ -172,7 +211,7 @@ aff__verdict aff__shim_from_client(aff__shim *shim, const aff__client_frame *fra
         case AFF_SHIM_IDLE: return AFF_PASS;
         case AFF_SHIM_TOKEN:
             if (is_token(frame)) {
-                aff__list_remove(&shim->by_time);
+                end_wait(e, shim);
                 shim->fresh = true;
                 shim->phase = AFF_SHIM_AUTH;
                 return AFF_RESTART;
@@ -217,14 +256,14 @@ static void acknowledge(aff__shim *shim) {
     if (shim->unsynced > 0) shim->unsynced--;
 }
 
-static aff__verdict on_status(aff__shim *shim, bool applied) {
+static aff__verdict on_status(aff__shim *shim, bool applied, uint32_t *settled) {
     bool is_step2s = shim->phase == AFF_SHIM_SYNC && shim->step2 && shim->before_step2 == 0;
     if (is_step2s) {
         shim->phase = AFF_SHIM_IDLE;
-        shim->settled =
+        *settled =
             applied && shim->unsynced > shim->forwarded ? shim->unsynced - shim->forwarded : 0;
-        if (AFF_MUTATE(11, true, false)) shim->settled = 0;
-        shim->unsynced -= shim->settled;
+        if (AFF_MUTATE(11, true, false)) *settled = 0;
+        shim->unsynced -= *settled;
         return AFF_SETTLE;
     }
     if (shim->phase == AFF_SHIM_SYNC) {
@@ -235,9 +274,10 @@ static aff__verdict on_status(aff__shim *shim, bool applied) {
     return AFF_PASS;
 }
 
-aff__verdict aff__shim_from_owner(aff__shim *shim, const aff__client_frame *frame) {
+aff__verdict aff__shim_from_owner(aff__shim *shim, const aff__client_frame *frame,
+                                  uint32_t *settled) {
     if (is_sync(frame) && frame->sub == STEP1) shim->questions++;
-    if (frame->type == STATUS) return on_status(shim, frame->sub == 1);
+    if (frame->type == STATUS) return on_status(shim, frame->sub == 1, settled);
     if (frame->type != AFF_HP_AUTH) return AFF_PASS;
     if (frame->sub == AFF_HP_AUTHENTICATED) return on_authenticated(shim, frame);
     return frame->sub == AFF_HP_DENIED ? on_denied(shim) : AFF_PASS;

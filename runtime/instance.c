@@ -420,8 +420,8 @@ static void on_watch(uv_timer_t *handle) {
 void aff_instance_alive(aff_instance *in) {
     atomic_store(&in->alive_at, aff_now());
     if (!atomic_exchange(&in->stalled, false)) return;
-    aff_instance_post(in, &(aff_record){.kind = AFF_EV_STALLED, .flag = false});
-    aff_instance_wake(in);
+    aff_queue_push(&in->inbox, &(aff_record){.kind = AFF_EV_STALLED, .flag = false}, 0);
+    uv_async_send(&in->wakeup);
 }
 
 static void save_stats(aff_instance *in) {
@@ -580,14 +580,10 @@ int aff_instance_open(const aff_instance_config *config, aff_instance **out, cha
     return 0;
 }
 
-int aff_instance_post(aff_instance *in, const aff_record *record) {
-    int status = aff_queue_push(&in->inbox, record, 0);
-    if (status == 1) aff_instance_wake(in);
-    return status < 0 ? status : 0;
-}
-
-void aff_instance_wake(aff_instance *in) {
+int aff_instance_hand(aff_instance *in, const void *records, size_t len) {
+    int status = aff_queue_append(&in->inbox, records, len);
     uv_async_send(&in->wakeup);
+    return status;
 }
 
 aff_block aff_instance_take(aff_instance *in) {
@@ -596,7 +592,7 @@ aff_block aff_instance_take(aff_instance *in) {
 
 int aff_instance_consumed(aff_instance *in, uint64_t credit) {
     if (credit == 0) return 0;
-    return aff_instance_post(in, &(aff_record){.kind = AFF_EV_CONSUMED, .bytes = credit});
+    return aff_queue_push(&in->inbox, &(aff_record){.kind = AFF_EV_CONSUMED, .bytes = credit}, 0);
 }
 
 uint64_t aff_instance_valid_until(const aff_instance *in) {
@@ -615,7 +611,7 @@ void aff_instance_seal_stats(const aff_instance *in, aff_seal_stats *out) {
 
 void aff_instance_close(aff_instance *in) {
     atomic_store(&in->abort, true);
-    aff_instance_wake(in); /* harmless where the handle is closed: its loop has ended */
+    uv_async_send(&in->wakeup); /* harmless where the handle is closed: its loop has ended */
     uv_thread_join(&in->thread);
     uv_loop_close(&in->loop);
     free_instance(in);

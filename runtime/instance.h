@@ -55,15 +55,15 @@ int aff_instance_open(const aff_instance_config *config, aff_instance **out, cha
                       size_t error_len);
 
 /*
- * Tells it something; any thread. It hears of it with the next aff_instance_wake(): a system call,
- * which many records share (AFF_QUEUE_BURST of them wake it by themselves). Errors: AFF_EFULL,
- * AFF_ENOMEM, which changed nothing.
+ * Tells it something, in whole records (queue.h), and wakes it: a system call, which all that a
+ * turn of the application's loop has to tell should share. None: it is woken alone, to hear of what
+ * was consumed. Any thread. Errors: AFF_EFULL, AFF_ENOMEM, which changed nothing.
  */
-int aff_instance_post(aff_instance *instance, const aff_record *record);
-void aff_instance_wake(aff_instance *instance);
+int aff_instance_hand(aff_instance *instance, const void *records, size_t len);
 
 /* Takes what it has to tell; one thread. Give the block's credit back with aff_instance_consumed()
- * once it has been worked through (this is a post too), or peers will stop sending. */
+ * once it has been worked through, or peers will stop sending: it is heard of with the next
+ * aff_instance_hand(). */
 aff_block aff_instance_take(aff_instance *instance);
 int aff_instance_consumed(aff_instance *instance, uint64_t credit);
 

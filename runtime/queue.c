@@ -64,6 +64,17 @@ int aff_queue_push(aff_queue *queue, const aff_record *record, uint64_t credit) 
     return status;
 }
 
+int aff_queue_append(aff_queue *queue, const void *records, size_t len) {
+    uv_mutex_lock(&queue->mutex);
+    int status = make_room(queue, len);
+    if (status == 0) {
+        put(queue->data + queue->len, records, len);
+        queue->len += len;
+    }
+    uv_mutex_unlock(&queue->mutex);
+    return status;
+}
+
 aff_block aff_queue_take(aff_queue *queue) {
     uv_mutex_lock(&queue->mutex);
     aff_block block = {queue->data, queue->len, queue->credit};

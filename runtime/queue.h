@@ -53,6 +53,12 @@ void aff_queue_free(aff_queue *queue);
  */
 int aff_queue_push(aff_queue *queue, const aff_record *record, uint64_t credit);
 
+/*
+ * Appends whole records that the writer has laid out itself; any thread. They are taken as they
+ * are. Returns 0; AFF_EFULL or AFF_ENOMEM, which changed nothing.
+ */
+int aff_queue_append(aff_queue *queue, const void *records, size_t len);
+
 /* Takes all that waits; the reader's thread. `data` is NULL where there is nothing. */
 aff_block aff_queue_take(aff_queue *queue);
 

@@ -40,9 +40,9 @@ function read(command, args) {
   })
 }
 
-const ADDON = /^(aff_|js_frame|js_send|js_post|on_wake|wrap_block)/
+const ADDON = /^(aff_|js_hand|on_wake|wrap_block)/
 /** On the way from a document's owner to clients. At the owner the addon is called for little else. */
-const OUTWARD = { origin: /#onBlock|#onRecord|^JS:.? .*\/engine\.js|aff_instance_consumed|on_wake/, owner: /#flushSends|proxySend|send .*\/proxy\.js|^aff_instance_post/ }
+const OUTWARD = { origin: /#onBlock|#onRecord|^JS:.? .*\/engine\.js|aff_instance_consumed|on_wake/, owner: /#flushSends|proxySend|send .*\/proxy\.js|putForMany|#handOver|js_hand|^aff_instance_hand/ }
 
 /** @returns the same as ownTime() in profile.mjs, with the part of each function that passed in the kernel */
 function sumUp(script) {

@@ -10,7 +10,7 @@ function isOurs({ callFrame: { url, functionName } }, parent) {
 }
 
 /** By which of our functions a sample is known to be about a message on its way from a document's owner to clients. */
-const OUTWARD = { origin: /^#?(onBlock|onRecord)$/, owner: /^(proxySend|#?flushSends)$/ }
+const OUTWARD = { origin: /^#?(onBlock|onRecord)$/, owner: /^(proxySend|#?flushSends|putForMany|#?handOver)$/ }
 
 /**
  * Self time by function, in microseconds.

@@ -25,26 +25,16 @@ import { type Configuration, type CustomEvents, type Options, readOptions } from
 import { PayloadCodec, packValue, unpackValue } from './payload.js'
 import { ProxySocket } from './proxy.js'
 import { Reloads } from './reload.js'
-import { type SerializedHTTPRequest, serializeRequest, toRequest, withAddress } from './request.js'
-import { ClientSocket, type RealSocket } from './socket.js'
+import { type ClientRequest, type SerializedHTTPRequest, isWebRequest, serializeRequest, toRequest, withAddress } from './request.js'
+import { ClientSocket, type SocketHost } from './socket.js'
 import { within } from './time.js'
-import { type BaseWebSocket, adaptSocket } from './websocket.js'
+import { type BaseWebSocket, closeSocket } from './websocket.js'
 
 const RETRY_STORE_MS = 500
 /** What hand-overs that are under way may take at the end. */
 const FLUSH_MS = 1000
 const MAX_NAME = 65_535
 const MAX_PAYLOAD = 64 * 1024 * 1024
-
-/** A socket that came through onSocketOpen. */
-interface Wired {
-  ws: BaseWebSocket
-  key: string | undefined
-  client: ClientSocket
-}
-
-/** Makes a connection of Hocuspocus here for one socket, once it is needed. */
-type Connect = (socket: SocketForHocuspocus) => ClientConnection | Promise<ClientConnection>
 
 /**
  * Puts each document on exactly one server of a cluster, and makes every other server a proxy to it.
@@ -60,6 +50,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   readonly #options: Options
   readonly #payloads: PayloadCodec
   #engine: Engine | undefined
+  #host!: SocketHost
   #documents!: Documents
   #handOvers!: HandOvers
   #reloads = new Reloads((document) => this.#storeNow(document))
@@ -73,8 +64,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #sockets = new Map<number, ClientSocket>()
   /** To be flushed. */
   #gathering: ClientSocket[] = []
-  #byWebSocket = new Map<BaseWebSocket, Wired>()
-  #byKey = new Map<string, Wired>()
+  #byWebSocket = new Map<BaseWebSocket, ClientSocket>()
+  #byKey = new Map<string, ClientSocket>()
   /** Sockets refused because another one with their key is open; their close events are still to come. */
   #refusedKeys = new Map<string, number>()
   #proxies = new Map<number, ProxySocket>()
@@ -218,17 +209,16 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
    * @param context what Hocuspocus's hooks get as their initial context; it crosses to other servers with the
    *   request, so it must be plain data
    */
-  onSocketOpen(ws: BaseWebSocket, serializedHTTPRequest: SerializedHTTPRequest, context: unknown = {}): void {
+  onSocketOpen(ws: BaseWebSocket, serializedHTTPRequest: SerializedHTTPRequest, context?: unknown): void {
     const key = headerOf(serializedHTTPRequest, 'sec-websocket-key')
     if (key !== undefined && this.#byKey.has(key)) {
       this.#refusedKeys.set(key, (this.#refusedKeys.get(key) ?? 0) + 1)
-      adaptSocket(ws).close(1008, 'duplicate sec-websocket-key')
+      closeSocket(ws, 1008, 'duplicate sec-websocket-key')
       return
     }
-    const connect: Connect = (socket) => this.#connectWithContext(socket, serializedHTTPRequest, context)
-    const wired: Wired = { ws, key, client: this.#addSocket(adaptSocket(ws), serializedHTTPRequest, context, connect) }
-    this.#byWebSocket.set(ws, wired)
-    if (key !== undefined) this.#byKey.set(key, wired)
+    const client = this.#addSocket(ws, serializedHTTPRequest, serializedHTTPRequest, context)
+    this.#byWebSocket.set(ws, client)
+    if (key !== undefined) this.#byKey.set(key, client)
   }
 
   /**
@@ -241,7 +231,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     detachableMsg: ArrayBuffer | Uint8Array,
   ): void {
     const data = detachableMsg instanceof Uint8Array ? detachableMsg : new Uint8Array(detachableMsg)
-    this.#byWebSocket.get(ws)?.client.receive(data, true)
+    this.#byWebSocket.get(ws)?.receive(data, true)
   }
 
   /**
@@ -256,24 +246,34 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
       else this.#refusedKeys.delete(socketId as string)
       return
     }
-    const wired = typeof socketId === 'string' ? this.#byKey.get(socketId) : this.#byWebSocket.get(socketId)
-    if (!wired) return
-    this.#byWebSocket.delete(wired.ws)
-    if (wired.key !== undefined) this.#byKey.delete(wired.key)
-    this.#sockets.delete(wired.client.id)
-    wired.client.closed(code === undefined ? undefined : { code, reason: reason ? Buffer.from(reason).toString() : '' })
+    const client = typeof socketId === 'string' ? this.#byKey.get(socketId) : this.#byWebSocket.get(socketId)
+    if (!client) return
+    const key = typeof socketId === 'string' ? socketId : headerOf(client.request as SerializedHTTPRequest, 'sec-websocket-key')
+    this.#byWebSocket.delete(client.ws)
+    if (key !== undefined) this.#byKey.delete(key)
+    this.#sockets.delete(client.id)
+    client.closed(code === undefined ? undefined : { code, reason: reason ? Buffer.from(reason).toString() : '' })
   }
 
-  #addSocket(real: RealSocket, request: SerializedHTTPRequest, context: unknown, connect: Connect): ClientSocket {
+  /** @param kept what the socket keeps of the request: a connection of the Hocuspocus here gets it */
+  #addSocket(ws: BaseWebSocket, request: SerializedHTTPRequest, kept: SerializedHTTPRequest | ClientRequest, context: unknown): ClientSocket {
     const engine = this.#start()
     const isOut = engine.isClosed || (this.#options.failClosed && !engine.isMember())
     const id = ++this.#lastSocket
-    const lazily = (socket: SocketForHocuspocus) => this.#lazyConnection(socket, () => connect(socket))
-    const client = new ClientSocket(id, real, engine, lazily)
+    const client = new ClientSocket(id, ws, kept, context, this.#host)
     if (isOut) setImmediate(() => client.close(1013, 'Try Again Later'))
     this.#sockets.set(id, client)
-    engine.openSocket(id, packValue({ request, context: this.#options.deriveContext ? undefined : context }))
+    engine.openSocket(id, packValue({ request, context: this.#options.deriveContext ? undefined : (context ?? {}) }))
     return client
+  }
+
+  #connectClient(client: ClientSocket, socket: SocketForHocuspocus): LazyConnection {
+    if (client.context === undefined) client.context = {}
+    const { request, context } = client
+    return this.#lazyConnection(socket, () => {
+      if (!isWebRequest(request)) return this.#connectWithContext(socket, request, context)
+      return this.#connectWithContext(socket, serializeRequest(request, request.socket?.remoteAddress), context, request)
+    })
   }
 
   #lazyConnection(socket: SocketForHocuspocus, open: () => ClientConnection | Promise<ClientConnection>): LazyConnection {
@@ -312,7 +312,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     this.#instance = instance
     const handleConnection = instance.handleConnection
     this.#handleConnection = handleConnection.bind(instance)
-    instance.handleConnection = (incoming, request, context) => this.#accept(incoming as RealSocket & WebSocket, request, context)
+    instance.handleConnection = (incoming, request, context) => this.#accept(incoming as WebSocket, request, context)
     this.#wrap(instance)
     this.#start()
     this.#handOvers.serve(instance)
@@ -351,12 +351,10 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   }
 
   /** A socket of Hocuspocus's own Server. */
-  #accept(incoming: RealSocket & { _socket?: { remoteAddress?: string } }, request: Request, context: unknown = {}): ClientConnection {
+  #accept(incoming: WebSocket & { _socket?: { remoteAddress?: string } }, request: Request, context?: unknown): ClientConnection {
     const remoteAddress = incoming._socket?.remoteAddress ?? ''
     const serialized = serializeRequest(request, remoteAddress)
-    const connect: Connect = (socket) =>
-      this.#connectWithContext(socket, serialized, context, withAddress(request, remoteAddress))
-    const client = this.#addSocket(adaptSocket(incoming), serialized, context, connect)
+    const client = this.#addSocket(incoming, serialized, withAddress(request, remoteAddress), context)
     const handle = {
       handleMessage: (data: Uint8Array) => client.receive(data),
       handleClose: (event?: { code: number; reason: string }) => {
@@ -489,6 +487,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const timeout = this.#instance?.configuration.timeout ?? 60_000
     const aliveEvery = Math.max(50, Math.min(15_000, Math.floor(timeout / 4)))
     this.#engine = new Engine(this.#options, aliveEvery, this.#events)
+    this.#host = { engine: this.#engine, connect: (client, socket) => this.#connectClient(client, socket) }
     this.#documents = new Documents(this.#engine)
     this.#handOvers = new HandOvers(this.#engine, this.#documents)
     if (this.#options.failClosed) this.#watchMembership()

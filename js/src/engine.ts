@@ -1,12 +1,16 @@
 import { randomBytes } from 'node:crypto'
 import { AffinityError, errorOf, report } from './errors.js'
+import { RESET } from './hocuspocus.js'
 import { native, type NativeHandle, type NativeOptions } from './native.js'
 import type { Options, RSAMessage } from './options.js'
 import { bytesOf } from './payload.js'
+import { type Fields, HEADER, Records, handOneByOne } from './records.js'
 import { Message } from './websocket.js'
 
 const k = native.constants
-const { ON_SEND, ON_PROXY_FRAME } = k
+const { ON_SEND, ON_PROXY_FRAME, PROXY_SEND, SOCKET_FRAME } = k
+
+const NOTHING = new Uint8Array()
 
 /** What the engine tells; `data` is a view of a block that is shared with other messages: copy what is kept. */
 export interface EngineEvents {
@@ -68,8 +72,6 @@ interface Pending<T> {
   reject(error: Error): void
 }
 
-const HEADER = 40
-
 /** Engines that must not be collected: somebody waits for them, or counts on them. */
 const needed = new Set<Engine>()
 
@@ -91,7 +93,8 @@ export class Engine {
   #isReady = false
   #heartbeat: NodeJS.Timeout
 
-  /** The other thread is woken once for all that a turn of the loop posts. */
+  /** What is for the other thread; it is handed over, and the thread woken, once in a turn of the loop. */
+  #records = new Records(this.#handOver.bind(this))
   #wakes = false
 
   /* Consecutive sends of one frame, gathered: it crosses once to each origin. */
@@ -191,12 +194,11 @@ export class Engine {
 
   // ---- to the engine ----------------------------------------------------------------------------------
 
-  #post(kind: number, fields: Partial<Record<'flag', boolean> & Record<'code' | 'socket' | 'status' | 'request', number>>, document?: Uint8Array, name?: Uint8Array, data?: Uint8Array): number {
+  #post(kind: number, fields: Fields, document?: Uint8Array, name?: Uint8Array, data?: Uint8Array): void {
     this.#flushSends()
     this.#root()
-    const { flag = false, code = 0, socket = 0, status = 0, request = 0 } = fields
     this.#wakeSoon()
-    return native.post(this.#handle, kind, flag, code, socket, status, request, document, name, data)
+    this.#records.put(kind, fields, document, name, data)
   }
 
   #wakeSoon(): void {
@@ -208,17 +210,30 @@ export class Engine {
   static #wake(engine: Engine): void {
     engine.#wakes = false
     engine.#flushSends()
-    native.wake(engine.#handle)
+    engine.#records.flush()
+  }
+
+  #handOver(bytes: Uint8Array, length: number): void {
+    if (native.hand(this.#handle, bytes, length) < 0 && length > 0) this.#handOneByOne(bytes.slice(0, length))
+  }
+
+  /** The engine is closed, its queue is full, or memory has run out: who waits for an answer is told. */
+  #handOneByOne(records: Uint8Array): void {
+    for (const { kind, socket, request, status } of handOneByOne(records, (record) => native.hand(this.#handle, record, record.length))) {
+      if (kind === k.SOCKET_OPEN || kind === SOCKET_FRAME) this.events.closeSocket(socket, RESET.code, RESET.reason)
+      else if (kind === k.EMIT) this.#settleEvent(request, status, NOTHING)
+      else if (kind === k.CLAIM || kind === k.CONFIRM || kind === k.LEAVE) this.#settleClaim(request, status, '')
+    }
   }
 
   openSocket(socket: number, request: Uint8Array): void {
     this.#post(k.SOCKET_OPEN, { socket }, undefined, undefined, request)
   }
 
-  /** False where the engine's queue is full. */
-  frame(socket: number, data: Uint8Array): boolean {
+  /** A frame of the client; the socket is closed where the engine can't take it. */
+  frame(socket: number, data: Uint8Array): void {
     this.#wakeSoon()
-    return native.frame(this.#handle, socket, data) === 0
+    this.#records.putFrame(SOCKET_FRAME, socket, data)
   }
 
   /** The client has sent something that was served here; to be told once in `aliveEvery` ms. */
@@ -255,9 +270,10 @@ export class Engine {
 
   #flushSends(): void {
     if (this.#sendData === undefined) return
-    native.send(this.#handle, this.#sendProxies, this.#sendCount, this.#sendData)
+    const [data, count] = [this.#sendData, this.#sendCount]
     this.#sendData = undefined
     this.#sendCount = 0
+    this.#records.putForMany(PROXY_SEND, this.#sendProxies, count, data)
   }
 
   #growSends(): void {
@@ -305,8 +321,7 @@ export class Engine {
     return new Promise((resolve, reject) => {
       const request = ++this.#requests
       this.#claims.set(request, { what: documentName, resolve, reject })
-      const status = this.#post(kind, { request, code, flag }, Buffer.from(documentName))
-      if (status < 0) this.#settleClaim(request, status, '')
+      this.#post(kind, { request, code, flag }, Buffer.from(documentName))
     })
   }
 
@@ -320,8 +335,7 @@ export class Engine {
     return new Promise((resolve, reject) => {
       const request = ++this.#requests
       this.#events.set(request, { what: `event "${name}" for document "${documentName}"`, resolve, reject })
-      const status = this.#post(k.EMIT, { request, flag: onlyIfOpen, code: evenIfLeaving ? 1 : 0 }, Buffer.from(documentName), Buffer.from(name), payload)
-      if (status < 0) this.#settleEvent(request, status, new Uint8Array())
+      this.#post(k.EMIT, { request, flag: onlyIfOpen, code: evenIfLeaving ? 1 : 0 }, Buffer.from(documentName), Buffer.from(name), payload)
     })
   }
 
@@ -342,10 +356,11 @@ export class Engine {
 
   #onBlock(block: ArrayBuffer): void {
     const view = new DataView(block)
-    for (let at = 0; at < block.byteLength; ) {
+    const bytes = new Uint8Array(block)
+    for (let at = 0; at < bytes.length; ) {
       const end = at + 4 + view.getUint32(at, true)
       try {
-        this.#onRecord(view, at, end)
+        this.#onRecord(bytes, view, at, end)
       } catch (error) {
         report('a message of the engine could not be handled', error)
       }
@@ -357,19 +372,18 @@ export class Engine {
   }
 
   /** A frame for a client, or of one, is the common case; the layout is that of runtime/queue.h. */
-  #onRecord(view: DataView, at: number, end: number): void {
+  #onRecord(bytes: Uint8Array, view: DataView, at: number, end: number): void {
     const kind = view.getUint8(at + 4)
     const nameAt = at + HEADER + view.getUint32(at + 32, true)
     const dataAt = nameAt + view.getUint32(at + 36, true)
-    const data = new Uint8Array(view.buffer, dataAt, end - dataAt)
     if (kind === ON_SEND) {
-      const message = new Message(data)
+      const message = new Message(bytes, dataAt, end)
       for (let next = nameAt; next < dataAt; next += 4) this.events.send(view.getUint32(next, true), message)
     } else if (kind === ON_PROXY_FRAME) {
-      this.events.proxyFrame(view.getUint32(at + 8, true), data)
+      this.events.proxyFrame(view.getUint32(at + 8, true), bytes.subarray(dataAt, end))
     } else {
-      const text = (from: number, to: number) => decode(new Uint8Array(view.buffer, from, to - from))
-      this.#onNews(kind, view, at, text(at + HEADER, nameAt), text(nameAt, dataAt), data)
+      const text = (from: number, to: number) => decode(bytes.subarray(from, to))
+      this.#onNews(kind, view, at, text(at + HEADER, nameAt), text(nameAt, dataAt), bytes.subarray(dataAt, end))
     }
   }
 

@@ -10,3 +10,6 @@ export type HandleConnection = Hocuspocus['handleConnection']
 export const MOVED_REASON = 'redis-affinity:moved'
 /** Nobody can say who owns it: the client is to connect again. */
 export const NOT_OWNER_REASON = 'redis-affinity:not-owner'
+
+/** With this a client's socket is closed where the client is to connect again: as Hocuspocus's ResetConnection. */
+export const RESET = { code: 4205, reason: 'Reset Connection' }

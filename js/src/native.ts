@@ -5,23 +5,11 @@ import { fileURLToPath } from 'node:url'
 export interface Native {
   open(options: NativeOptions, onRecords: (block: ArrayBuffer) => void): NativeHandle
   close(handle: NativeHandle): void
-  post(
-    handle: NativeHandle,
-    kind: number,
-    flag: boolean,
-    code: number,
-    socket: number,
-    status: number,
-    request: number,
-    document?: Uint8Array,
-    name?: Uint8Array,
-    data?: Uint8Array,
-  ): number
-  frame(handle: NativeHandle, socket: number, data: Uint8Array): number
-  /** To the first `count` of the proxies. */
-  send(handle: NativeHandle, proxies: Uint32Array, count: number, data: Uint8Array): number
-  /** What was posted is heard now: a system call, which all that a turn of the loop posts should share. */
-  wake(handle: NativeHandle): void
+  /**
+   * The first `length` bytes are records (runtime/queue.h). They are heard now, which takes a system call: all that a
+   * turn of the loop has to say should share it. Negative: none of them is.
+   */
+  hand(handle: NativeHandle, records: Uint8Array, length: number): number
   validUntil(handle: NativeHandle): number
   now(): number
   alive(handle: NativeHandle): void
@@ -68,10 +56,12 @@ export interface NativeOptions {
 
 type ConstantName =
   | 'SOCKET_OPEN'
+  | 'SOCKET_FRAME'
   | 'SOCKET_ALIVE'
   | 'SOCKET_CLOSE'
   | 'ROUTE_END'
   | 'ROUTE_STATE'
+  | 'PROXY_SEND'
   | 'PROXY_CLOSE'
   | 'CLAIM'
   | 'UNUSE'

@@ -54,8 +54,9 @@ export function serializeRequest(
   }
 }
 
-function isWebRequest(request: IncomingMessage | Request): request is Request {
-  return typeof (request.headers as Headers).get === 'function'
+/** By what it can do: servers have classes of their own for it. */
+export function isWebRequest<T extends object>(request: IncomingMessage | SerializedHTTPRequest | T): request is T & Request {
+  return typeof (request as Request).headers.get === 'function'
 }
 
 function addressOf(response?: UwsResponse): string {

@@ -1,5 +1,3 @@
-import type { RealSocket } from './socket.js'
-
 /**
  * A client's WebSocket: of ws, crossws, a browser-like implementation, or uWebSockets.js (known by its `end`
  * and by having no `readyState`).
@@ -24,10 +22,8 @@ function shorten(reason: string): string {
   return text
 }
 
-/** Node's stream.Writable, as far as it is used: what is written while it is corked takes one system call. */
+/** Node's stream.Writable, as far as it is used. */
 export interface Stream {
-  cork(): void
-  uncork(): void
   write(bytes: Uint8Array): unknown
 }
 
@@ -41,14 +37,19 @@ function ownSend(ws: BaseWebSocket): unknown {
   return sends.get(prototype)
 }
 
+/** To be called with each new socket, before anything else is done with it. */
+export function meet(ws: BaseWebSocket): void {
+  ownSend(ws)
+}
+
 /**
  * The stream under an open socket of ws that compresses nothing: there WebSocket frames can be written as they are. It
  * has no name for others; where it can't be found, each message goes through the library alone.
  */
-function streamOf(ws: BaseWebSocket): Stream | undefined {
+export function streamOf(ws: BaseWebSocket): Stream | undefined {
   if (ws.send !== ownSend(ws)) return undefined
   const { _socket: stream, _extensions: extensions } = ws as { _socket?: Partial<Stream> | null; _extensions?: object | null }
-  const isKnown = typeof stream?.cork === 'function' && typeof stream.uncork === 'function' && typeof stream.write === 'function'
+  const isKnown = typeof stream?.write === 'function'
   // Not its `extensions`: crossws has the client's wishes there.
   const isPlain = typeof extensions === 'object' && extensions !== null && Object.keys(extensions).length === 0
   return isKnown && isPlain && ws.readyState === 1 ? (stream as Stream) : undefined
@@ -56,68 +57,76 @@ function streamOf(ws: BaseWebSocket): Stream | undefined {
 
 const FINAL_BINARY = 0x82
 
-/** A message as one WebSocket frame from a server, which masks nothing. (RFC 6455, 5.2) */
-export function toWebSocketFrame(message: Uint8Array): Buffer {
-  const { length } = message
-  const header = length < 126 ? 2 : length < 65_536 ? 4 : 10
-  const frame = Buffer.allocUnsafe(header + length)
-  frame[0] = FINAL_BINARY
-  if (header === 2) {
-    frame[1] = length
-  } else if (header === 4) {
-    frame[1] = 126
-    frame.writeUInt16BE(length, 2)
-  } else {
-    frame[1] = 127
-    frame.writeUInt32BE(0, 2)
-    frame.writeUInt32BE(length, 6)
-  }
-  frame.set(message, header)
-  return frame
-}
+const headerOf = (length: number) => (length < 126 ? 2 : length < 65_536 ? 4 : 10)
 
-/** One for any number of sockets. */
+/** A message of the engine's: a part of a block that it shares with others. One for any number of sockets. */
 export class Message {
   #frame: Buffer | undefined
 
-  constructor(readonly data: Uint8Array) {}
+  constructor(
+    private readonly block: Uint8Array,
+    private readonly from = 0,
+    private readonly to = block.length,
+  ) {}
 
-  /** Made once for all. */
+  get data(): Uint8Array {
+    return this.block.subarray(this.from, this.to)
+  }
+
+  /** As a WebSocket frame, made once for all. */
   get frame(): Buffer {
-    return (this.#frame ??= toWebSocketFrame(this.data))
+    if (this.#frame) return this.#frame
+    const frame = Buffer.allocUnsafe(this.frameLength)
+    this.writeFrame(frame, 0)
+    return (this.#frame = frame)
+  }
+
+  get frameLength(): number {
+    const length = this.to - this.from
+    return headerOf(length) + length
+  }
+
+  /** As one from a server, which masks nothing. (RFC 6455, 5.2) Returns where it ends. */
+  writeFrame(bytes: Buffer, at: number): number {
+    const length = this.to - this.from
+    const header = headerOf(length)
+    bytes[at] = FINAL_BINARY
+    if (header === 2) {
+      bytes[at + 1] = length
+    } else if (header === 4) {
+      bytes[at + 1] = 126
+      bytes.writeUInt16BE(length, at + 2)
+    } else {
+      bytes[at + 1] = 127
+      bytes.writeUInt32BE(0, at + 2)
+      bytes.writeUInt32BE(length, at + 6)
+    }
+    bytes.set(this.data, at + header)
+    return at + header + length
   }
 }
 
-/** Makes the kinds of sockets alike. */
-export function adaptSocket(ws: BaseWebSocket): RealSocket {
-  return new AdaptedSocket(ws)
+/** Messages as WebSocket frames, one behind the other. */
+export function framesOf(messages: Message[]): Buffer {
+  let length = 0
+  for (const message of messages) length += message.frameLength
+  const frames = Buffer.allocUnsafe(length)
+  let at = 0
+  for (const message of messages) at = message.writeFrame(frames, at)
+  return frames
 }
 
-class AdaptedSocket implements RealSocket {
-  constructor(private readonly ws: BaseWebSocket) {
-    ownSend(ws)
-  }
+/* The kinds of sockets are alike from here on. */
 
-  get readyState(): number {
-    return this.ws.readyState ?? 1
-  }
+const isUws = (ws: BaseWebSocket): boolean => typeof ws.end === 'function' && ws.readyState === undefined
 
-  get #isUws(): boolean {
-    return typeof this.ws.end === 'function' && this.ws.readyState === undefined
-  }
+export function sendTo(ws: BaseWebSocket, data: Uint8Array): void {
+  if (isUws(ws)) ws.send(data, true)
+  else ws.send(data)
+}
 
-  send(data: Uint8Array): void {
-    if (this.#isUws) this.ws.send(data, true)
-    else this.ws.send(data)
-  }
-
-  stream(): Stream | undefined {
-    return streamOf(this.ws)
-  }
-
-  close(code: number, reason: string): void {
-    const args: [number?, string?] = isCloseCode(code) ? [code, shorten(reason)] : []
-    if (this.#isUws) this.ws.end!(...args)
-    else this.ws.close(...args)
-  }
+export function closeSocket(ws: BaseWebSocket, code: number, reason: string): void {
+  const args: [number?, string?] = isCloseCode(code) ? [code, shorten(reason)] : []
+  if (isUws(ws)) ws.end!(...args)
+  else ws.close(...args)
 }

@@ -751,7 +751,7 @@ static inline void check_owners(cluster *c) {
             if (AFF_OF(d, aff__doc, item)->state != AFF_DOC_OWNED) continue;
             for (int j = i + 1; j < SERVERS_MAX; j++) {
                 if (!is_valid_member(c, &c->servers[j])) continue;
-                aff__doc *other = aff__doc_find(c->servers[j].engine, d->key);
+                aff__doc *other = aff__doc_find(c->servers[j].engine, aff__item_key(d));
                 assert_false(other && other->state == AFF_DOC_OWNED);
             }
         }

@@ -27,7 +27,7 @@ static int setup(void **state) {
     for (unsigned i = 0; i < MANY; i++) {
         things[i] = (thing){0};
         snprintf(things[i].name, sizeof(things[i].name), "thing %u", i);
-        things[i].item.key = aff__str(things[i].name);
+        aff__item_init(&things[i].item, aff__str(things[i].name));
         aff__map_put(&map, &things[i].item);
     }
     return 0;
@@ -74,7 +74,7 @@ static void an_empty_map_has_nothing(void **state) {
     aff__map_init(&empty, &heap, 1);
     assert_null(aff__map_get(&empty, aff__str("x")));
     assert_null(aff__map_next(&empty, NULL));
-    thing one = {.item = {.key = aff__str("")}}; /* an empty key is a key */
+    thing one = {.item = {.key = (const uint8_t *)""}}; /* an empty key is a key */
     aff__map_put(&empty, &one.item);
     assert_ptr_equal(aff__map_get(&empty, aff__none()), &one.item);
     aff__map_remove(&empty, &one.item);
@@ -150,7 +150,7 @@ static void numbers_are_found_like_names(void **state) {
     by_number.has_numbers = true;
     for (uint32_t i = 0; i < MANY; i++) {
         numbers[i].number = i * 3;
-        numbers[i].item.key = aff__slice(&numbers[i].number, sizeof(uint32_t));
+        aff__item_init(&numbers[i].item, aff__slice(&numbers[i].number, sizeof(uint32_t)));
         aff__map_put(&by_number, &numbers[i].item);
     }
     for (uint32_t n = 0; n < MANY * 3; n++) {

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { describe, test } from 'node:test'
 import WebSocket, { WebSocketServer } from 'ws'
-import { Message, adaptSocket } from '../../js/dist/websocket.js'
+import { Message, framesOf, meet, streamOf } from '../../js/dist/websocket.js'
 import { connect, showing, synced, type } from '../support/client.mjs'
 import { startCluster } from '../support/cluster.mjs'
 import { until } from '../support/wait.mjs'
@@ -26,14 +26,13 @@ async function pair(t, options = {}) {
 describe('websocket', () => {
   test('messages of all lengths arrive as one binary message each, between those that ws itself sends', async (t) => {
     const { socket, client } = await pair(t)
-    const stream = adaptSocket(socket).stream()
+    meet(socket)
+    const stream = streamOf(socket)
     const lengths = [1, 125, 126, 127, 65_535, 65_536, 1 << 20]
-    stream.cork()
     for (const length of lengths) {
       stream.write(new Message(new Uint8Array(length).fill(length % 251)).frame)
       socket.send(Buffer.from([length % 251]))
     }
-    stream.uncork()
     await until(() => client.got.length === 2 * lengths.length)
     for (const [n, { data, isBinary }] of client.got.entries()) {
       const length = lengths[n >> 1]
@@ -50,19 +49,32 @@ describe('websocket', () => {
     assert.deepEqual([...message.frame], [0x82, 3, 1, 2, 3])
   })
 
+  test('messages are parts of a block, and several are written as one', async (t) => {
+    const { socket, client } = await pair(t)
+    const block = Uint8Array.from({ length: 200_000 }, (_, n) => n % 251)
+    const parts = [[1, 4], [4, 130], [0, 0], [100, 70_000]].map(([from, to]) => ({ message: new Message(block, from, to), bytes: block.slice(from, to) }))
+    meet(socket)
+    streamOf(socket).write(framesOf(parts.map(({ message }) => message)))
+    await until(() => client.got.length === parts.length)
+    for (const [n, { message, bytes }] of parts.entries()) {
+      assert.deepEqual(Buffer.from(client.got[n].data), Buffer.from(bytes))
+      assert.deepEqual(Buffer.from(message.data), Buffer.from(bytes))
+    }
+  })
+
   test('a socket that compresses, is closing, has a `send` of its own, or is of another library has no such stream', async (t) => {
     const { socket } = await pair(t, { perMessageDeflate: true })
-    assert.equal(adaptSocket(socket).stream(), undefined)
+    assert.equal(streamOf(socket), undefined)
     const { socket: closing } = await pair(t)
     closing.close()
-    assert.equal(adaptSocket(closing).stream(), undefined)
+    assert.equal(streamOf(closing), undefined)
     const { socket: replaced } = await pair(t)
-    const adapted = adaptSocket(replaced)
-    assert.ok(adapted.stream())
+    meet(replaced)
+    assert.ok(streamOf(replaced))
     replaced.send = () => {}
-    assert.equal(adapted.stream(), undefined)
-    assert.equal(adaptSocket({ readyState: 1, send() {}, close() {} }).stream(), undefined)
-    assert.equal(adaptSocket({ send() {}, close() {}, end() {} }).stream(), undefined)
+    assert.equal(streamOf(replaced), undefined)
+    assert.equal(streamOf({ readyState: 1, send() {}, close() {} }), undefined)
+    assert.equal(streamOf({ send() {}, close() {}, end() {} }), undefined)
   })
 
   for (const wiring of ['auto', 'ws']) {
