@@ -164,11 +164,13 @@ static bool get_strings(napi_env env, napi_value options, char **strings) {
     return all;
 }
 
-/* The bytes of a property of `options`; the caller checks that there are any. */
+/* The bytes of a property of `options`, if it has that. */
 static aff_slice get_pem(napi_env env, napi_value options, const char *name) {
     napi_value value;
+    napi_valuetype type;
     aff_slice bytes = {NULL, 0};
-    if (napi_get_named_property(env, options, name, &value) == napi_ok) {
+    if (napi_get_named_property(env, options, name, &value) == napi_ok &&
+        napi_typeof(env, value, &type) == napi_ok && type == napi_object) {
         (void)get_bytes(env, value, &bytes);
     }
     return bytes;
@@ -180,6 +182,7 @@ static aff_direct_config get_link(napi_env env, napi_value options, char **strin
         .port = (uint16_t)get_number(env, options, "linkPort"),
         .advertise = strings[LINK_ADVERTISE],
         .has_tls = get_flag(env, options, "linkHasTLS"),
+        .asks_for_cert = get_flag(env, options, "linkAsksForCert"),
         .tls = {.ca = get_pem(env, options, "linkCA"),
                 .cert = get_pem(env, options, "linkCert"),
                 .key = get_pem(env, options, "linkKey"),

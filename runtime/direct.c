@@ -349,7 +349,7 @@ static bool set_address(aff_direct *d, const aff_direct_config *config) {
 static int open_tls(aff_direct *d, const aff_direct_config *config, char *error, size_t error_len) {
     if (!config->has_tls) return 0;
     aff_tls_config server = config->tls;
-    server.request_cert = server.ca.len > 0; /* both sides show who they are */
+    server.request_cert = config->asks_for_cert;
     int status = aff_tls_new(&server, true, &d->server_tls, error, error_len);
     if (status != 0) return status;
     return aff_tls_new(&config->tls, false, &d->client_tls, error, error_len);

@@ -23,6 +23,7 @@ typedef struct {
     uint16_t port;         /* 0: any that is free */
     const char *advertise; /* "host:port" or "host" for peers; NULL: `host`; copied */
     bool has_tls;
+    bool asks_for_cert; /* whoever dials must show a certificate, too */
     aff_tls_config tls; /* of both sides; read while opening */
 } aff_direct_config;
 

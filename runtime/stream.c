@@ -1,5 +1,5 @@
 /*
- * Streams and their listener: see stream.h for what they do, here is how.
+ * Streams: see stream.h for what they do, here is how. listener.c is where accepted ones come from.
  *
  *            name               resolved              connected             done
  *     NEW ---------> RESOLVING ----------> CONNECTING ----------> HANDSHAKE -----> UP
@@ -36,10 +36,8 @@ enum {
     ENCRYPT_MAX = 128 * 1024, /* at a time: what waits is not kept twice */
     BUFFER_MIN = 4096,
     BUFFER_KEEP_MAX = 256 * 1024,
-    BACKLOG = 511,
     KEEPALIVE_S = 15,
-    LAST_WORDS_MS = 20, /* from a failed write to giving up reading */
-    RETRY_MS = 50       /* of a connection that could not be accepted for want of memory */
+    LAST_WORDS_MS = 20 /* from a failed write to giving up reading */
 };
 
 typedef enum { NEW, RESOLVING, CONNECTING, HANDSHAKE, UP, DOWN, CLOSED } state;
@@ -55,9 +53,10 @@ struct aff_stream {
     unsigned refs; /* handles and requests that libuv holds; s is freed with the last */
     aff_stream_callbacks on;
     void *arg;
-    aff_tls *tls;           /* or NULL */
-    aff__tls_conn *conn;    /* from HANDSHAKE on, with TLS */
-    aff_listener *listener; /* of an accepted stream in its TLS handshake, which counts there */
+    aff_tls *tls;               /* or NULL */
+    aff__tls_conn *conn;        /* from HANDSHAKE on, with TLS */
+    void (*settled)(void *arg); /* of an accepted stream in its handshake */
+    void *settled_arg;
 
     uv_timer_t timer; /* up to UP: the limit; once broken: until it is told */
     uv_tcp_t tcp;
@@ -82,18 +81,6 @@ struct aff_stream {
 
     buffer out, wire, writing;
     char read_buffer[READ_MAX];
-};
-
-struct aff_listener {
-    uv_loop_t *loop;
-    uv_tcp_t tcp;
-    uv_timer_t retry;
-    aff_tls *tls;
-    void (*accepted)(void *arg, aff_stream *s);
-    void *arg;
-    unsigned refs; /* both handles, and streams in their handshake */
-    unsigned handshakes;
-    bool closed;
 };
 
 static void on_timer(uv_timer_t *timer);
@@ -185,20 +172,11 @@ static void swap(buffer *a, buffer *b) {
 
 /* --- libuv giving things back ---------------------------------------------------------------- */
 
-static void release_listener(aff_listener *l) {
-    AFF_ASSERT(l->refs > 0);
-    if (--l->refs > 0) return;
-    AFF_ASSERT(l->closed && l->handshakes == 0);
-    aff_tls_free(l->tls);
-    free(l);
-}
-
-static void leave_listener(aff_stream *s) {
-    aff_listener *l = s->listener;
-    if (l == NULL) return;
-    s->listener = NULL;
-    l->handshakes--;
-    release_listener(l);
+/* The handshake of an accepted stream has ended, well or not. */
+static void tell_listener(aff_stream *s) {
+    void (*settled)(void *) = s->settled;
+    s->settled = NULL;
+    if (settled != NULL) settled(s->settled_arg);
 }
 
 static void free_stream(aff_stream *s) {
@@ -223,7 +201,7 @@ static void on_timer_closed(uv_handle_t *timer) {
 
 static void on_tcp_closed(uv_handle_t *tcp) {
     aff_stream *s = tcp->data;
-    if (s->state == CONNECTING) connect_next(s);
+    if (s->state == CONNECTING && !s->broken) connect_next(s);
     release(s);
 }
 
@@ -265,7 +243,7 @@ static void end_tcp(aff_stream *s) {
 /* The end of a stream, but for its memory. */
 static void end(aff_stream *s, state to) {
     end_tcp(s);
-    leave_listener(s);
+    tell_listener(s);
     forget_addresses(s);
     drop(&s->out);
     drop(&s->wire);
@@ -378,8 +356,8 @@ void aff_stream_flush(aff_stream *s) {
 }
 
 size_t aff_stream_pending(const aff_stream *s) {
-    size_t writing =
-        s->write_busy ? uv_stream_get_write_queue_size((const uv_stream_t *)&s->tcp) : 0;
+    const uv_stream_t *tcp = (const uv_stream_t *)&s->tcp;
+    size_t writing = s->tcp_open ? uv_stream_get_write_queue_size(tcp) : 0;
     return held(&s->out) + held(&s->wire) + writing;
 }
 
@@ -387,7 +365,7 @@ size_t aff_stream_pending(const aff_stream *s) {
 
 static void go_up(aff_stream *s) {
     AFF_ASSERT(uv_timer_stop(&s->timer) == 0);
-    leave_listener(s);
+    tell_listener(s);
     forget_addresses(s);
     set_state(s, UP);
     if (s->on.up != NULL) s->on.up(s->arg);
@@ -403,7 +381,7 @@ static bool shake_hands(aff_stream *s) {
         return false;
     }
     write_out(s);
-    if (status == 0) return false;
+    if (status == 0 || s->broken) return false;
     go_up(s);
     return s->state == UP;
 }
@@ -417,7 +395,7 @@ static void decrypt(aff_stream *s, const char *bytes, size_t len) {
         n = aff__tls_read(s->conn, clear, sizeof clear);
         if (n > 0 && s->on.data != NULL) s->on.data(s->arg, clear, (size_t)n);
     }
-    if (s->state != UP && s->state != HANDSHAKE) return;
+    if (!s->tcp_open) return;
     if (n < 0) {
         set_reason(s, "%s", aff__tls_reason(s->conn));
         go_down(s);
@@ -607,8 +585,7 @@ static aff_stream *new_stream(uv_loop_t *loop, aff_tls *tls) {
     return s;
 }
 
-/* Writes an address, if `host` is one: it needs no resolver, and so none of libuv's threads. */
-static bool parse_address(const char *host, uint16_t port, struct sockaddr_storage *to) {
+bool aff__parse_address(const char *host, uint16_t port, struct sockaddr_storage *to) {
     return uv_ip4_addr(host, port, (struct sockaddr_in *)to) == 0 ||
            uv_ip6_addr(host, port, (struct sockaddr_in6 *)to) == 0;
 }
@@ -630,19 +607,36 @@ int aff_stream_connect(uv_loop_t *loop, const char *host, uint16_t port, aff_tls
     s->timeout_ms = timeout_ms;
     s->on = *callbacks;
     s->arg = arg;
-    if (parse_address(host, port, &s->literal_address))
+    if (aff__parse_address(host, port, &s->literal_address))
         s->literal.ai_addr = (struct sockaddr *)&s->literal_address;
     set_timer(s, 0);
     *out = s;
     return 0;
 }
 
-void aff_stream_close(aff_stream *s) {
-    end(s, CLOSED);
-    uv_close((uv_handle_t *)&s->timer, on_timer_closed);
+/* --- accepted -------------------------------------------------------------------------------- */
+
+int aff__stream_take(uv_stream_t *listener, aff_tls *tls, void (*settled)(void *arg), void *arg,
+                     aff_stream **out) {
+    aff_stream *s = new_stream(listener->loop, tls);
+    if (s == NULL) return AFF_ENOMEM;
+    if (open_tcp(s) < 0) {
+        aff_stream_close(s);
+        return AFF_ENOMEM;
+    }
+    if (uv_accept(listener, (uv_stream_t *)&s->tcp) < 0) {
+        aff_stream_close(s);
+        return AFF_ENOTCONN;
+    }
+    s->settled = settled;
+    s->settled_arg = arg;
+    *out = s;
+    return 0;
 }
 
-/* --- listening ------------------------------------------------------------------------------- */
+bool aff__stream_is_new(const aff_stream *s) {
+    return s->state == NEW;
+}
 
 void aff_stream_accept(aff_stream *s, const aff_stream_callbacks *callbacks, void *arg) {
     AFF_ASSERT(s->state == NEW && s->tcp_open);
@@ -658,136 +652,7 @@ void aff_stream_accept(aff_stream *s, const aff_stream_callbacks *callbacks, voi
     }
 }
 
-/* Takes the connection that libuv has. */
-static void take_connection(aff_listener *l);
-
-static void on_retry(uv_timer_t *timer) {
-    take_connection(timer->data);
-}
-
-static void take_connection(aff_listener *l) {
-    aff_stream *s = new_stream(l->loop, l->tls);
-    if (s == NULL) { /* libuv keeps it, and takes no further one meanwhile */
-        AFF_ASSERT(uv_timer_start(&l->retry, on_retry, RETRY_MS, 0) == 0);
-        return;
-    }
-    int status = open_tcp(s);
-    if (status == 0) status = uv_accept((uv_stream_t *)&l->tcp, (uv_stream_t *)&s->tcp);
-    bool full = l->tls != NULL && l->handshakes >= AFF_STREAM_HANDSHAKES_MAX;
-    if (status < 0 || full) {
-        aff_stream_close(s);
-        return;
-    }
-    if (l->tls != NULL) {
-        s->listener = l;
-        l->handshakes++;
-        l->refs++;
-    }
-    l->accepted(l->arg, s);
-    if (s->state == NEW) aff_stream_close(s);
-}
-
-static void on_connection(uv_stream_t *tcp, int status) {
-    aff_listener *l = tcp->data;
-    if (status == 0 && !l->closed) take_connection(l);
-}
-
-static int bind_and_listen(aff_listener *l, const struct sockaddr *address) {
-    int status = uv_tcp_bind(&l->tcp, address, 0);
-    return status == 0 ? uv_listen((uv_stream_t *)&l->tcp, BACKLOG, on_connection) : status;
-}
-
-/* Where to listen; a status of libuv's. */
-static int find_address(uv_loop_t *loop, const char *host, uint16_t port,
-                        struct sockaddr_storage *to) {
-    if (parse_address(host, port, to)) return 0;
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
-    uv_getaddrinfo_t resolver;
-    int status = uv_getaddrinfo(loop, &resolver, NULL, host, NULL, &hints);
-    if (status < 0) return status;
-    memcpy(to, resolver.addrinfo->ai_addr, resolver.addrinfo->ai_addrlen);
-    uv_freeaddrinfo(resolver.addrinfo);
-    if (to->ss_family == AF_INET6)
-        ((struct sockaddr_in6 *)to)->sin6_port = htons(port);
-    else
-        ((struct sockaddr_in *)to)->sin_port = htons(port);
-    return 0;
-}
-
-static uint16_t port_of(const aff_listener *l) {
-    struct sockaddr_storage address = {0};
-    int len = sizeof address;
-    if (uv_tcp_getsockname(&l->tcp, (struct sockaddr *)&address, &len) != 0) return 0;
-    return ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
-                                               : ((struct sockaddr_in *)&address)->sin_port);
-}
-
-static void on_listener_closed(uv_handle_t *handle) {
-    release_listener(handle->data);
-}
-
-/* NULL: no memory. */
-static aff_listener *new_listener(uv_loop_t *loop, aff_tls *tls) {
-    aff_listener *l = calloc(1, sizeof *l);
-    if (l == NULL) return NULL;
-    if (uv_tcp_init(loop, &l->tcp) != 0) {
-        free(l);
-        return NULL;
-    }
-    AFF_ASSERT(uv_timer_init(loop, &l->retry) == 0);
-    l->loop = loop;
-    l->tls = aff__tls_keep(tls);
-    l->tcp.data = l->retry.data = l;
-    l->refs = 2;
-    return l;
-}
-
-/* Listens at one host; a status of libuv's. */
-static int listen_at(uv_loop_t *loop, const char *host, uint16_t port, aff_tls *tls,
-                     aff_listener **out) {
-    struct sockaddr_storage address = {0};
-    int status = find_address(loop, host, port, &address);
-    if (status < 0) return status;
-    aff_listener *l = new_listener(loop, tls);
-    if (l == NULL) return UV_ENOMEM;
-    status = bind_and_listen(l, (struct sockaddr *)&address);
-    if (status == 0)
-        *out = l;
-    else
-        aff_listener_close(l);
-    return status;
-}
-
-int aff_listen(uv_loop_t *loop, const char *host, uint16_t port, aff_tls *tls,
-               void (*accepted)(void *arg, aff_stream *s), void *arg, aff_listener **out,
-               uint16_t *bound_port, char *error, size_t error_len) {
-    if (tls != NULL && !aff__tls_is_server(tls)) {
-        snprintf(error, error_len, "listening needs a server's TLS");
-        return AFF_EINVAL;
-    }
-    aff_listener *l = NULL;
-    int status = listen_at(loop, host != NULL ? host : "::", port, tls, &l);
-    if (host == NULL && status == UV_EAFNOSUPPORT) /* a machine without IPv6 */
-        status = listen_at(loop, "0.0.0.0", port, tls, &l);
-    if (status == UV_ENOMEM) {
-        snprintf(error, error_len, "%s", aff_error_text(AFF_ENOMEM));
-        return AFF_ENOMEM;
-    }
-    if (status < 0) {
-        snprintf(error, error_len, "listen at %s port %u: %s", host != NULL ? host : "any address",
-                 (unsigned)port, uv_strerror(status));
-        return AFF_EINVAL;
-    }
-    l->accepted = accepted;
-    l->arg = arg;
-    if (bound_port != NULL) *bound_port = port_of(l);
-    *out = l;
-    return 0;
-}
-
-void aff_listener_close(aff_listener *l) {
-    AFF_ASSERT(!l->closed);
-    l->closed = true;
-    uv_close((uv_handle_t *)&l->tcp, on_listener_closed);
-    uv_close((uv_handle_t *)&l->retry, on_listener_closed);
+void aff_stream_close(aff_stream *s) {
+    end(s, CLOSED);
+    uv_close((uv_handle_t *)&s->timer, on_timer_closed);
 }

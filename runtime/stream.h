@@ -6,8 +6,8 @@
  * another stream.
  *
  * Threads: every call and every callback on the thread of the loop. Callbacks run from the loop,
- * never inside a call of this interface (but for `accepted`, nothing is said otherwise), and may
- * call all of it, aff_stream_close and aff_listener_close included.
+ * never inside a call of this interface, and may call all of it, aff_stream_close and
+ * aff_listener_close included.
  *
  * Time: all durations are in milliseconds.
  *
@@ -119,5 +119,20 @@ void aff_stream_accept(aff_stream *s, const aff_stream_callbacks *callbacks, voi
 
 /* Takes no more connections; accepted streams live on. It frees itself, from the loop. */
 void aff_listener_close(aff_listener *l);
+
+/* --- between stream.c and listener.c --------------------------------------------------------- */
+
+/*
+ * A stream of the connection that `listener` has. `settled` runs once, when its handshake has ended
+ * or the stream. AFF_ENOMEM: the connection is still there; AFF_ENOTCONN: it is not.
+ */
+int aff__stream_take(uv_stream_t *listener, aff_tls *tls, void (*settled)(void *arg), void *arg,
+                     aff_stream **out);
+
+/* Neither accepted nor closed. */
+bool aff__stream_is_new(const aff_stream *s);
+
+/* Writes an address, if `host` is one: it needs no resolver, and so none of libuv's threads. */
+bool aff__parse_address(const char *host, uint16_t port, struct sockaddr_storage *to);
 
 #endif

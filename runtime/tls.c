@@ -24,17 +24,17 @@ struct aff__tls_conn {
     char reason[200];
 };
 
-/* Text of what OpenSSL has just complained about; NULL: nothing that has one. Takes it all. */
+/* What OpenSSL has just complained about: its first words, or that memory ran out, whatever came of
+ * that. NULL: nothing that has a text. Takes it all: on a thread of Node's it must not be found. */
 static const char *take_complaint(void) {
-    unsigned long error = ERR_peek_error();
-    bool memory = ERR_GET_REASON(error) == ERR_R_MALLOC_FAILURE;
-    const char *text = memory ? aff_error_text(AFF_ENOMEM) : ERR_reason_error_string(error);
-    ERR_clear_error(); /* on a thread of Node's it must not find ours */
+    const char *text = ERR_reason_error_string(ERR_peek_error());
+    for (unsigned long error; (error = ERR_get_error()) != 0;)
+        if (ERR_GET_REASON(error) == ERR_R_MALLOC_FAILURE) text = aff_error_text(AFF_ENOMEM);
     return text;
 }
 
-static bool is_about_memory(void) {
-    return ERR_GET_REASON(ERR_peek_error()) == ERR_R_MALLOC_FAILURE;
+static bool is_about_memory(const char *text) {
+    return text == aff_error_text(AFF_ENOMEM);
 }
 
 /* ---- Certificates and keys ------------------------------------------------------------------- */
@@ -49,12 +49,11 @@ typedef struct {
 
 /* Something is wrong with `what`; `why` NULL: as OpenSSL says. Returns the error. */
 static int complain(complaint to, const char *what, const char *why) {
-    if (is_about_memory()) {
-        snprintf(to.text, to.len, "%s", aff_error_text(AFF_ENOMEM));
-        ERR_clear_error();
+    const char *text = take_complaint();
+    if (is_about_memory(text)) {
+        snprintf(to.text, to.len, "%s", text);
         return AFF_ENOMEM;
     }
-    const char *text = take_complaint();
     if (why == NULL) why = text != NULL ? text : "not accepted";
     snprintf(to.text, to.len, "%s: %s", what, why);
     return AFF_EINVAL;
@@ -289,15 +288,13 @@ static void end(aff__tls_conn *c) {
     c->over = true;
     long verified = SSL_get_verify_result(c->ssl);
     bool refused = SSL_get_verify_mode(c->ssl) != SSL_VERIFY_NONE && verified != X509_V_OK;
-    if (is_about_memory() || verified == X509_V_ERR_OUT_OF_MEM) {
+    const char *text = take_complaint();
+    if (is_about_memory(text) || verified == X509_V_ERR_OUT_OF_MEM) {
         snprintf(c->reason, sizeof c->reason, "%s", aff_error_text(AFF_ENOMEM));
-    } else if (refused) {
-        snprintf(c->reason, sizeof c->reason, "TLS: %s", X509_verify_cert_error_string(verified));
-    } else {
-        const char *text = ERR_reason_error_string(ERR_peek_error());
-        snprintf(c->reason, sizeof c->reason, "TLS: %s", text != NULL ? text : "broken");
+        return;
     }
-    ERR_clear_error();
+    if (refused) text = X509_verify_cert_error_string(verified);
+    snprintf(c->reason, sizeof c->reason, "TLS: %s", text != NULL ? text : "broken");
 }
 
 /* What a call that returned `result` has come to: 0: it needs more bytes; -1: it is over. */

@@ -7,7 +7,8 @@
  *
  * TLS 1.2 and 1.3, without renegotiation and resumption.
  *
- * Errors: a negative AFF_E... of aff.h. A call that fails has changed nothing.
+ * Errors: a negative AFF_E... of aff.h. A call that fails has changed nothing. Where OpenSSL has no
+ * memory, it sometimes gives another reason.
  */
 #ifndef AFF_TLS_H
 #define AFF_TLS_H

@@ -66,7 +66,7 @@ complain "glibc symbols newer than $newest" \
     done)"
 complain 'imported symbols of neither libc, Node-API, libuv nor OpenSSL' \
     "$(nm -D --undefined-only build/affinity.node | grep -v '@GLIBC_' | awk '{ print $NF }' |
-        grep -vE '^(napi_|node_api_|uv_|SSL_|SSL_CTX_|BIO_|ERR_|X509_|OPENSSL_|TLS_|EVP_|OSSL_|RAND_|CRYPTO_|_ITM_|__gmon_start__|__cxa_finalize|__tls_get_addr)')"
+        grep -vE '^(napi_|node_api_|uv_|SSL_|SSL_CTX_|BIO_|ERR_|PEM_|X509_|OPENSSL_|TLS_|EVP_|OSSL_|RAND_|CRYPTO_|_ITM_|__gmon_start__|__cxa_finalize|__tls_get_addr)')"
 complain 'exported symbols other than those that Node calls' \
     "$(nm -D --defined-only build/affinity.node | awk '{ print $NF }' | grep -vE '^(napi_register_module_v1|node_api_module_get_api_version_v1)$')"
 

@@ -1,4 +1,5 @@
 import { isIPv6 } from 'node:net'
+import { rootCertificates } from 'node:tls'
 import type { NativeOptions } from './native.js'
 
 /** Direct links to other servers, beside Redis. */
@@ -18,7 +19,7 @@ export interface LinkConfiguration {
 export interface LinkTLS {
   key: string | Uint8Array
   cert: string | Uint8Array
-  /** Who has signed the servers' certificates. Given, each side asks the other for one. Default: the system's. */
+  /** Who has signed the servers' certificates. Given, each side asks the other for one. Default: whom Node believes. */
   ca?: string | Uint8Array
   passphrase?: string
   /** The name in the other servers' certificates. Default: the host that is dialled. */
@@ -89,9 +90,10 @@ function tlsSettings(tls: unknown, invalid: Invalid): LinkSettings {
   }
   return {
     linkHasTLS: true,
+    linkAsksForCert: ca !== undefined && rejectUnauthorized,
     linkKey: pem('link.tls.key', key, true, invalid),
     linkCert: pem('link.tls.cert', cert, true, invalid),
-    linkCA: pem('link.tls.ca', ca, false, invalid),
+    linkCA: pem('link.tls.ca', ca, false, invalid) ?? Buffer.from(rootCertificates.join('\n')),
     linkPassphrase: passphrase === undefined ? undefined : Buffer.from(passphrase),
     linkServerName: servername,
     linkRejectUnauthorized: rejectUnauthorized,

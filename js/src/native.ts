@@ -46,6 +46,7 @@ export interface NativeOptions {
   linkPort?: number
   linkAdvertise?: string
   linkHasTLS?: boolean
+  linkAsksForCert?: boolean
   linkCA?: Uint8Array
   linkCert?: Uint8Array
   linkKey?: Uint8Array
