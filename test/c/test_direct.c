@@ -1,7 +1,7 @@
 /* runtime/direct.c: two sides on one loop, who know each other or don't. */
 #include <setjmp.h>
-#include <stdarg.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,8 +59,8 @@ static void open_side(side *s, const char *process, const char *secret, const ch
     *s = (side){.process = process};
     assert_int_equal(aff_seal_new(secrets, 1, &s->seal), 0);
     aff_direct_config config = {.host = "127.0.0.1", .advertise = advertise};
-    int status = aff_direct_open(&loop, &config, s->seal, &callbacks, s, &s->direct, error,
-                                 sizeof(error));
+    int status =
+        aff_direct_open(&loop, &config, s->seal, &callbacks, s, &s->direct, error, sizeof(error));
     if (status != 0) fail_msg("%s", error);
     assert_int_equal(aff_direct_start(s->direct, process, "rsa"), 0);
 }
@@ -200,9 +200,9 @@ static void who_hangs_up_hears_nothing_more(void **state) {
 
 static void what_can_not_be_dialled_goes_down(void **state) {
     (void)state;
-    static const char *const addresses[] = {"",          "127.0.0.1",   "127.0.0.1:",   ":5",
-                                            "host:0",    "host:65536",  "host:5x",      "[::1]",
-                                            "[]:5",      "127.0.0.1:1", "[127.0.0.1]:1"};
+    static const char *const addresses[] = {"",       "127.0.0.1",   "127.0.0.1:",   ":5",
+                                            "host:0", "host:65536",  "host:5x",      "[::1]",
+                                            "[]:5",   "127.0.0.1:1", "[127.0.0.1]:1"};
     side a;
     open_side(&a, PROCESS_A, "secret", NULL);
     for (unsigned n = 0; n < sizeof(addresses) / sizeof(*addresses); n++) {
@@ -222,9 +222,9 @@ static void an_address_is_told_with_its_port(void **state) {
     char expected[64];
     static const struct {
         const char *advertise, *format;
-    } cases[] = {{NULL, "127.0.0.1:%u"},     {"example.org", "example.org:%u"},
-                 {"::1", "[::1]:%u"},        {"[::1]", "[::1]:%u"},
-                 {"[::1]:80", "[::1]:80"},   {"example.org:80", "example.org:80"}};
+    } cases[] = {{NULL, "127.0.0.1:%u"},   {"example.org", "example.org:%u"},
+                 {"::1", "[::1]:%u"},      {"[::1]", "[::1]:%u"},
+                 {"[::1]:80", "[::1]:80"}, {"example.org:80", "example.org:80"}};
     for (size_t n = 0; n < sizeof(cases) / sizeof(*cases); n++) {
         open_side(&a, PROCESS_A, "secret", cases[n].advertise);
         const char *format = cases[n].format;
@@ -246,14 +246,14 @@ static void what_can_not_be_listened_at_is_said(void **state) {
     char error[WORD_MAX] = "";
     open_side(&a, PROCESS_A, "secret", NULL);
     aff_direct_config config = {.host = "127.0.0.1", .port = aff_direct_port(a.direct)};
-    assert_int_equal(aff_direct_open(&loop, &config, a.seal, &callbacks, &b, &b.direct, error,
-                                     sizeof(error)),
-                     AFF_EINVAL);
+    assert_int_equal(
+        aff_direct_open(&loop, &config, a.seal, &callbacks, &b, &b.direct, error, sizeof(error)),
+        AFF_EINVAL);
     assert_non_null(strstr(error, "in use"));
     config = (aff_direct_config){.host = "127.0.0.1", .has_tls = true};
-    assert_int_equal(aff_direct_open(&loop, &config, a.seal, &callbacks, &b, &b.direct, error,
-                                     sizeof(error)),
-                     AFF_EINVAL);
+    assert_int_equal(
+        aff_direct_open(&loop, &config, a.seal, &callbacks, &b, &b.direct, error, sizeof(error)),
+        AFF_EINVAL);
     close_side(&a);
 }
 
