@@ -102,11 +102,11 @@ static void left_at_once(server *s, void *arg, const aff_action *a) {
     if (!i->is_lost) hocus_evict(s, i->name, true);
 }
 
-/* #leaveTheRest(): but for what is just being written. */
+/* #leaveTheRest() */
 static void leave_the_rest(server *s) {
     for (int name = 0; name < s->w->name_count; name++) {
         instance *i = hocus_named(s, name)->current;
-        if (!i || !i->is_tracked || hocus_is_being_written(i)) continue;
+        if (!i || !i->is_tracked) continue;
         s->facade->leaving_at_once++;
         uint64_t request = facade_ask(s, left_at_once, i);
         facade_post(s, &(aff_event){.type = AFF_EV_LEAVE,

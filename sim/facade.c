@@ -384,7 +384,7 @@ typedef struct {
     server *s;
     emitted *event;
     int name;
-    bool has_use;
+    bool has_use, is_late;
     uint64_t token;
 } event_run;
 
@@ -493,6 +493,7 @@ static void run_ends(sim *w, void *arg, uint64_t number) {
 
 static void merged(server *s, void *arg, bool ok) {
     const event_run *run = arg;
+    if (ok && run->is_late) hocus_took_over(s, run->name);
     send_result(s, run->token, ok ? 0 : AFF_EEVENT);
 }
 
@@ -501,7 +502,7 @@ static void run_event(server *s, const aff_action *a) {
     event_run *run = sim_alloc(w, sizeof(*run));
     run->s = s;
     run->token = a->request;
-    int name = name_of(w, word(a->document));
+    int name = run->name = name_of(w, word(a->document));
     if (aff__equal(a->name, aff__str("ping"))) {
         unsigned number = (unsigned)strtoul(word(a->data), NULL, 10);
         AFF_ASSERT(number < w->event_count);
@@ -509,7 +510,7 @@ static void run_event(server *s, const aff_action *a) {
         hocus_after(s, takes(w, 2000), run_ends, run, 0);
         return;
     }
-    if (aff__equal(a->name, aff__slice(OPEN_EVENT, sizeof(OPEN_EVENT) - 1))) {
+    if (aff__equal(a->name, EVENT(OPEN_EVENT))) {
         handover_open(s, name, a->request);
         return;
     }
@@ -519,6 +520,7 @@ static void run_event(server *s, const aff_action *a) {
     sim_trace(w, s->name, "gets a state of %s: %llx", w->names[name].name,
               (unsigned long long)edits);
     w->totals.merges++;
+    run->is_late = aff__equal(a->name, EVENT(LATE_MERGE_EVENT));
     hocus_merge(s, name, edits, merged, run);
 }
 

@@ -111,7 +111,6 @@ typedef struct store_run {
     void (*then)(server *s, void *arg);
     void *arg;
     uint64_t asked_at; /* whether it may store */
-    bool is_written;
 } store_run;
 
 /* Hocuspocus works by name: */
@@ -171,13 +170,14 @@ void hocus_after(server *s, uint64_t us, sim_call call, void *arg, uint64_t numb
 named *hocus_named(server *s, int name);
 void hocus_destroy(instance *i);
 void hocus_give_turn(instance *i);
-bool hocus_is_being_written(const instance *i);
 void hocus_owned(server *s, int name, uint64_t epoch);
 void hocus_took_over(server *s, int name);
 
 /* handover.c */
 #define MERGE_EVENT "\0merge"
+#define LATE_MERGE_EVENT "\0late-merge"
 #define OPEN_EVENT "\0open"
+#define EVENT(name) aff__slice(name, sizeof(name) - 1)
 void handover_begin(instance *i);
 /* Calls `then` when the next owner has the document open, or nobody has wanted it for a while. */
 void handover_taken(server *s, int name, void (*then)(server *s));

@@ -67,13 +67,14 @@ static void emit_state(instance *i) {
     bytes state = {0};
     add_uint(&state, i->document.edits);
     uint64_t request = facade_ask(s, merge_outcome, i);
-    facade_post(s, &(aff_event){.type = AFF_EV_EMIT,
-                                .request = request,
-                                .name = aff__slice(MERGE_EVENT, sizeof(MERGE_EVENT) - 1),
-                                .document = name_slice(i),
-                                .data = slice(&state),
-                                .flag = s->w->now < i->merge_until,
-                                .code = 1});
+    facade_post(s,
+                &(aff_event){.type = AFF_EV_EMIT,
+                             .request = request,
+                             .name = i->still_stores ? EVENT(LATE_MERGE_EVENT) : EVENT(MERGE_EVENT),
+                             .document = name_slice(i),
+                             .data = slice(&state),
+                             .flag = s->w->now < i->merge_until,
+                             .code = 1});
     free(state.data);
 }
 
@@ -128,7 +129,7 @@ static void ask_whether_taken(sim *w, void *arg, uint64_t number) {
     uint64_t request = facade_ask(q->s, told_whether_taken, arg);
     facade_post(q->s, &(aff_event){.type = AFF_EV_EMIT,
                                    .request = request,
-                                   .name = aff__slice(OPEN_EVENT, sizeof(OPEN_EVENT) - 1),
+                                   .name = EVENT(OPEN_EVENT),
                                    .document = aff__str(w->names[q->name].name),
                                    .flag = true,
                                    .code = 1});

@@ -290,7 +290,6 @@ static void confirmed(server *s, void *arg, const aff_action *a) {
     }
     /* Whoever says so without having asked says it as of now. */
     uint64_t confirmed_at = watch_confirmed(info_of(i), s, i->epoch);
-    run->is_written = true;
     database_write *b = sim_alloc(w, sizeof(*b));
     *b = (database_write){.run = run,
                           .s = s,
@@ -658,11 +657,6 @@ void hocus_give_turn(instance *i) {
     } else if (n->is_debounced) {
         store_now(i, NULL, NULL);
     }
-}
-
-bool hocus_is_being_written(const instance *i) {
-    const store_run *run = hocus_named(i->s, i->name)->running;
-    return run && run->document == i && run->is_written;
 }
 
 /* ---- For those who watch

@@ -19,7 +19,7 @@ import { Drain } from './drain.js'
 import { Engine, type EngineEvents, type News, type NewsKind, RemoteFailure } from './engine.js'
 import { AffinityError, report } from './errors.js'
 import { documentOf } from './frames.js'
-import { HandOvers, MERGE_EVENT, OPEN_EVENT } from './handover.js'
+import { HandOvers, LATE_MERGE_EVENT, MERGE_EVENT, OPEN_EVENT } from './handover.js'
 import type { ClientConnection, HandleConnection } from './hocuspocus.js'
 import { type Configuration, type CustomEvents, type Options, readOptions } from './options.js'
 import { PayloadCodec, packValue, unpackValue } from './payload.js'
@@ -388,7 +388,6 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const { document, documentName } = payload
     const notOurs = () => new SkipFurtherHooksError(`document "${documentName}" is owned by another server now`)
     if (this.#documents.isLost(document)) throw notOurs()
-    this.#documents.asksToStore(document)
     if (this.#drain && !(await this.#drain.turns.wait(document))) throw notOurs()
     try {
       this.#start()
@@ -555,8 +554,9 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     isNeeded: () => this.#proxies.size > 0 || this.#documents.count > 0,
     runEvent: (token, name, documentName, packed) => {
       const run = async () => {
-        if (name === MERGE_EVENT) {
+        if (name === MERGE_EVENT || name === LATE_MERGE_EVENT) {
           await this.#handOvers.receive(documentName, packed.slice())
+          if (name === LATE_MERGE_EVENT) this.#storeOnceMore(documentName)
           return new Uint8Array()
         }
         if (name === OPEN_EVENT) {

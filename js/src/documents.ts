@@ -11,7 +11,7 @@ export class Documents {
   #holds = new Map<string, Set<object>>()
   #epochs = new Map<string, number>()
   /* How many changes an instance has had; how many of them the last store has seen, and the last that ended well. */
-  #changes = new WeakMap<Document, { made: number; storing: number; stored: number; stores: number; isWritten: boolean }>()
+  #changes = new WeakMap<Document, { made: number; storing: number; stored: number; stores: number }>()
 
   constructor(private readonly engine: Engine) {}
 
@@ -130,27 +130,14 @@ export class Documents {
 
   /** From here on changes count: what came before was loaded. */
   watchChanges(document: Document): void {
-    const changes = { made: 0, storing: 0, stored: 0, stores: 0, isWritten: false }
+    const changes = { made: 0, storing: 0, stored: 0, stores: 0 }
     this.#changes.set(document, changes)
     document.on('update', () => changes.made++)
   }
 
-  /** A store begins, with the question whether it may. */
-  asksToStore(document: Document): void {
-    const changes = this.#changes.get(document)
-    if (changes) changes.isWritten = false
-  }
-
   storing(document: Document): void {
     const changes = this.#changes.get(document)
-    if (!changes) return
-    changes.storing = changes.made
-    changes.isWritten = true
-  }
-
-  /** Is a store of it under way that nothing stops any more? */
-  isBeingWritten(document: Document): boolean {
-    return document.saveMutex.isLocked() && this.#changes.get(document)?.isWritten === true
+    if (changes) changes.storing = changes.made
   }
 
   stored(document: Document): void {

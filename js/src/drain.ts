@@ -63,13 +63,9 @@ export class Drain {
         await pause(LOOK_AGAIN_MS)
         continue
       }
-      await this.#take(next)
+      this.#taken.add(next)
+      await this.#leave(next).catch((error) => report(`draining "${next.name}" failed`, error))
     }
-  }
-
-  #take(document: Document): Promise<void> {
-    this.#taken.add(document)
-    return this.#leave(document).catch((error) => report(`draining "${document.name}" failed`, error))
   }
 
   /** A document that no worker has had; those that have moved are not in the map any more. */
@@ -109,15 +105,10 @@ export class Drain {
 
   /**
    * Time is over: the rest moves unstored, with what it has handed over as far as that goes. Where Redis does not
-   * answer, documents fail over, from what their clients and the store have. So do those that are just
-   * being written, if the process ends before that: it could end after the next owner's, who must know.
+   * answer, documents fail over, from what their clients and the store have.
    */
   async #leaveTheRest(): Promise<void> {
-    const names: string[] = []
-    for (const [name, document] of this.instance.documents) {
-      if (!this.documents.isBeingWritten(document)) names.push(name)
-      else if (!this.#taken.has(document)) void this.#take(document)
-    }
+    const names = [...this.instance.documents.keys()]
     if (names.length === 0) return
     await Promise.all(names.map((name) => this.engine.leave(name, true).catch(() => {})))
     for (const name of names) this.evict(name, true)

@@ -8,6 +8,9 @@ import { pause } from './time.js'
 /** The internal event by which the state of a document goes to its new owner. No custom event has such a name. */
 export const MERGE_EVENT = '\0merge'
 
+/** The same while a store of the sender's is under way, which may end after the new owner's: that is to store once more. */
+export const LATE_MERGE_EVENT = '\0late-merge'
+
 /** The internal event by which a former owner learns that the document is open at its new owner. */
 export const OPEN_EVENT = '\0open'
 
@@ -52,7 +55,7 @@ class HandOver {
   }
 
   /** Sends what the owner may not have. */
-  async send(merge: (update: Uint8Array) => Promise<void>): Promise<void> {
+  async send(merge: (update: Uint8Array, isLate: boolean) => Promise<void>): Promise<void> {
     if (!this.#all && this.#updates.length === 0) return
     const all = this.#all
     const updates = this.#updates
@@ -60,7 +63,7 @@ class HandOver {
     this.#updates = []
     this.#sending = true
     try {
-      await merge(all ? encodeStateAsUpdate(this.document) : mergeUpdates(updates))
+      await merge(all ? encodeStateAsUpdate(this.document) : mergeUpdates(updates), this.#storing)
     } catch (error) {
       this.#all ||= all
       this.#updates = [...updates, ...this.#updates]
@@ -93,7 +96,7 @@ export class HandOvers {
   async begin(document: Document): Promise<void> {
     const handOver = new HandOver(document)
     this.#running.add(handOver)
-    const merge = (update: Uint8Array) => this.#merge(document.name, update)
+    const merge = (update: Uint8Array, isLate: boolean) => this.#merge(isLate ? LATE_MERGE_EVENT : MERGE_EVENT, document.name, update)
     let wait = GATHER_MS
     for (let isClosed = false; !handOver.isOver && !isClosed; ) {
       await handOver.send(merge).then(
@@ -130,13 +133,13 @@ export class HandOvers {
     }
   }
 
-  async #merge(name: string, update: Uint8Array): Promise<void> {
+  async #merge(event: string, name: string, update: Uint8Array): Promise<void> {
     if (update.length > MAX_STATE) {
       console.error(`[RedisServerAffinity] document "${name}" is too large to be handed over: ${update.length} bytes`)
       return
     }
-    let outcome = await this.#askOwner(MERGE_EVENT, name, update)
-    if (!outcome.here && !outcome.open) outcome = await this.engine.emit(MERGE_EVENT, name, update, false, true)
+    let outcome = await this.#askOwner(event, name, update)
+    if (!outcome.here && !outcome.open) outcome = await this.engine.emit(event, name, update, false, true)
     if (!outcome.here) return
     // Nobody wants it: this server has it once more, and the state goes to the store through a new instance.
     try {
