@@ -197,7 +197,7 @@ valgrind: $(CORE_TESTS:%=$(V)/%)
 
 ## asan-node: the Node tests on an addon under the address and undefined behaviour sanitizers (FILES=...)
 # It lies in a folder of its own, so that it can't be packed or found by anything else.
-asan-node: build
+asan-node: prebuild
 	@$(MAKE) --no-print-directory native B=build/asan-node OPT="-O1 $(ASAN)" LDFLAGS="$(ASAN)"
 	@scripts/asan-node.sh build/asan-node/affinity.node $(NODE) scripts/test.mjs --node $(FILES)
 

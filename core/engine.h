@@ -138,16 +138,16 @@ typedef enum {
     AFF_DIRECT_DIALLING, /* the runtime has been asked for a connection */
     AFF_DIRECT_READY,    /* there is one; what Redis carries is to be acknowledged first */
     AFF_DIRECT_UP,       /* batches take it */
-    AFF_DIRECT_WAITING,  /* there is none: tried again at `redial_at` */
+    AFF_DIRECT_WAITING,  /* there is none: tried again at `until` */
     AFF_DIRECT_STATES
 } aff__direct_state;
 
 /* The connection on which this server sends to a peer (direct.c). */
 typedef struct {
     aff__direct_state state;
-    aff__buf address;      /* where the peer listens */
-    uint64_t redial_at;    /* WAITING */
-    uint64_t settle_until; /* READY: used from then on whatever is acknowledged */
+    aff__buf address;   /* where the peer listens */
+    uint64_t until;     /* DIALLING, WAITING, READY: it does not last for longer */
+    uint64_t first_seq; /* UP: the first batch that has taken it */
     uint64_t backoff_ms;
 } aff__direct;
 
@@ -165,7 +165,8 @@ struct aff__peer {
     uint64_t out_seq, out_bytes, out_limit, acked_seq;
     uint64_t spoken_at; /* when the last batch was sent */
     uint64_t resent_at; /* when batches were last sent again */
-    /* When something was last acknowledged, or sent while nothing was to be acknowledged. */
+    /* When something was last acknowledged (or the peer said that it will be later), or sent while
+     * nothing was to be acknowledged. */
     uint64_t progress_at;
     aff__direct direct;
 
@@ -471,6 +472,9 @@ void aff__direct_address(aff_engine *e, aff__peer *peer, aff_slice address); /* 
 void aff__direct_up(aff_engine *e, aff_slice process);
 void aff__direct_down(aff_engine *e, aff_slice process);
 void aff__direct_settle(aff_engine *e, aff__peer *peer); /* READY: is it time to use it? */
+void aff__direct_acknowledged(aff__peer *peer);          /* something more is */
+/* The peer has not got an acknowledgement of ours, or it was still under way. */
+void aff__direct_doubt(aff_engine *e, aff__peer *peer);
 /* False: the batch is to take the way through Redis. */
 bool aff__direct_send(aff_engine *e, const aff__peer *peer, aff_slice batch);
 uint64_t aff__direct_due(const aff__peer *peer); /* when aff__direct_tick() has something to do */

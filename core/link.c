@@ -405,6 +405,7 @@ static void acknowledged(aff__peer *peer, uint64_t ack, uint64_t now) {
     peer->sizes.len -= used;
     peer->acked_seq = ack;
     peer->progress_at = now;
+    aff__direct_acknowledged(peer);
     compact(peer);
 }
 
@@ -598,6 +599,8 @@ static void on_header(aff_engine *e, aff__peer *peer, const batch_header *h) {
         if (unsent(peer)) mark_dirty(e, peer);
     }
     if (h->flags & FLAG_ANSWER) answer_now(e, peer);
+    /* It has more to say before it acknowledges: see publish(). */
+    if (h->ack == 0 && peer->acked_seq > 0) peer->progress_at = e->now;
     bool is_due = e->now - peer->resent_at >= REPAIR_EVERY_MS;
     if ((h->flags & FLAG_MISSING) && is_due) aff__link_send_again(e, peer);
 }
@@ -616,7 +619,9 @@ static void on_batch(aff_engine *e, aff__peer *peer, const batch_header *h, aff_
     }
     if (AFF_MUTATE(7, false, h->seq < expected)) { /* had before; its sender may not know */
         e->stats.stale++;
-        if (has_frames) answer_now(e, peer);
+        if (!has_frames) return;
+        aff__direct_doubt(e, peer);
+        answer_now(e, peer);
         return;
     }
     if (has_frames) {

@@ -1,5 +1,6 @@
 #include "direct.h"
 
+#include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +10,9 @@ enum {
     MESSAGE_MAX = 1 << 20, /* a batch has 256 KiB, and its head and seal */
     GREETING_MAX = 1024,   /* before it is known who the other side is */
     GREETED_WITHIN_MS = 5000,
-    LOOK_EVERY_MS = 1000
+    LOOK_EVERY_MS = 1000,
+    STRANGERS_MAX = 100, /* accepted, and not greeted yet */
+    NONCE_LEN = 16
 };
 
 /* A message's first byte. */
@@ -20,9 +23,11 @@ typedef struct connection {
     struct connection *next;
     aff_direct *direct;
     aff_stream *stream;
-    aff_seal *seal; /* of what is sent here: each connection is a sender of its own */
+    aff_seal *seal; /* of this connection alone: what is said on others may overtake it */
     bool is_dialled, is_greeted;
-    uint64_t since; /* ms */
+    bool has_challenge;                             /* dialled: the other side has sent its nonce */
+    uint8_t own_nonce[NONCE_LEN], nonce[NONCE_LEN]; /* drawn here, by the other side */
+    uint64_t since;                                 /* ms */
     char process[AFF_PROCESS_LEN];
     char *in; /* what has come and is no whole message yet */
     size_t in_len, in_cap;
@@ -71,7 +76,8 @@ static void fail(connection *c, const char *reason) {
 
 static connection *new_connection(aff_direct *d, bool is_dialled) {
     connection *c = calloc(1, sizeof(*c));
-    if (!c || aff_seal_copy(d->seal, &c->seal) != 0) {
+    if (!c || aff_seal_copy(d->seal, &c->seal) != 0 || RAND_bytes(c->own_nonce, NONCE_LEN) != 1) {
+        if (c) aff_seal_free(c->seal);
         free(c);
         return NULL;
     }
@@ -94,13 +100,29 @@ static connection *find_dialled(const aff_direct *d, aff_slice process) {
 /* ---- Messages ----------------------------------------------------------------------------------
  */
 
-/* What a message is signed for: one process, and not what goes through Redis. */
-static aff_slice channel_of(const aff_direct *d, const char *process, char *out, size_t size) {
-    int len = snprintf(out, size, "%sDirect:%.*s", d->prefix, AFF_PROCESS_LEN, process);
-    return (aff_slice){(const uint8_t *)out, (size_t)len < size ? (size_t)len : size - 1};
+/*
+ * What a message is signed for: one process and one connection, and not what goes through Redis.
+ * Freed by the caller; NULL: out of memory.
+ */
+static char *make_channel(const aff_direct *d, const char *process, const uint8_t *nonce) {
+    size_t size = strlen(d->prefix) + sizeof("Direct::") + AFF_PROCESS_LEN + 2 * NONCE_LEN;
+    char *channel = malloc(size);
+    if (!channel) return NULL;
+    int len = snprintf(channel, size, "%sDirect:%.*s:", d->prefix, AFF_PROCESS_LEN, process);
+    for (int i = 0; i < NONCE_LEN; i++, len += 2) snprintf(channel + len, 3, "%02x", nonce[i]);
+    return channel;
 }
 
-enum { CHANNEL_MAX = 512 };
+static aff_slice text_of(const char *channel) {
+    return (aff_slice){(const uint8_t *)channel, strlen(channel)};
+}
+
+static void write_message(connection *c, aff_slice message) {
+    uint32_t len = (uint32_t)message.len;
+    char head[LENGTH_LEN] = {(char)(len >> 24), (char)(len >> 16), (char)(len >> 8), (char)len};
+    aff_stream_write(c->stream, head, sizeof(head));
+    aff_stream_write(c->stream, (const char *)message.data, message.len);
+}
 
 /* False: out of memory. */
 static bool send_message(connection *c, uint8_t kind, aff_slice data) {
@@ -113,30 +135,49 @@ static bool send_message(connection *c, uint8_t kind, aff_slice data) {
     }
     d->out[0] = kind;
     memcpy(d->out + 1, data.data, data.len);
-    char channel[CHANNEL_MAX];
+    char *channel = make_channel(d, c->process, c->nonce);
     aff_slice sealed, plain = {d->out, data.len + 1};
-    if (aff_seal_put(c->seal, channel_of(d, c->process, channel, sizeof(channel)), plain,
-                     &sealed) != 0)
-        return false;
-    uint32_t len = (uint32_t)sealed.len;
-    char head[LENGTH_LEN] = {(char)(len >> 24), (char)(len >> 16), (char)(len >> 8), (char)len};
-    aff_stream_write(c->stream, head, sizeof(head));
-    aff_stream_write(c->stream, (const char *)sealed.data, sealed.len);
-    return true;
+    bool ok = channel && aff_seal_put(c->seal, text_of(channel), plain, &sealed) == 0;
+    if (ok) write_message(c, sealed);
+    free(channel);
+    return ok;
 }
 
-/* Each says who it is, for the other's process: whoever can, has the secret. */
+/*
+ * Whoever has accepted sends a nonce, and then each says who it is. What is signed is signed for
+ * the nonce that the receiver has drawn: so nothing that was recorded is good for another
+ * connection.
+ */
+static void challenge(connection *c) {
+    write_message(c, (aff_slice){c->own_nonce, NONCE_LEN});
+    aff_stream_flush(c->stream);
+}
+
 static bool greet(connection *c) {
-    aff_slice own = {(const uint8_t *)c->direct->process, AFF_PROCESS_LEN};
-    bool ok = send_message(c, GREETING, own);
+    uint8_t greeting[AFF_PROCESS_LEN + NONCE_LEN];
+    memcpy(greeting, c->direct->process, AFF_PROCESS_LEN);
+    memcpy(greeting + AFF_PROCESS_LEN, c->own_nonce, NONCE_LEN);
+    bool ok = send_message(c, GREETING, (aff_slice){greeting, sizeof(greeting)});
     if (ok) aff_stream_flush(c->stream);
     return ok;
 }
 
-/* False: the connection is over, and freed. */
+/* False, here and below: the connection is over, and freed. */
+static bool on_challenge(connection *c, aff_slice nonce) {
+    if (nonce.len != NONCE_LEN) {
+        fail(c, "it says what can't be understood");
+        return false;
+    }
+    memcpy(c->nonce, nonce.data, NONCE_LEN);
+    c->has_challenge = true;
+    if (greet(c)) return true;
+    fail(c, "out of memory");
+    return false;
+}
+
 static bool on_greeting(connection *c, aff_slice from) {
     aff_direct *d = c->direct;
-    if (c->is_greeted || from.len != AFF_PROCESS_LEN ||
+    if (c->is_greeted || from.len != AFF_PROCESS_LEN + NONCE_LEN ||
         (c->is_dialled && memcmp(from.data, c->process, AFF_PROCESS_LEN) != 0)) {
         fail(c, "another server answers there");
         return false;
@@ -147,6 +188,7 @@ static bool on_greeting(connection *c, aff_slice from) {
         return true;
     }
     memcpy(c->process, from.data, AFF_PROCESS_LEN);
+    memcpy(c->nonce, from.data + AFF_PROCESS_LEN, NONCE_LEN);
     if (greet(c)) return true;
     fail(c, "out of memory");
     return false;
@@ -154,13 +196,15 @@ static bool on_greeting(connection *c, aff_slice from) {
 
 static bool on_message(connection *c, aff_slice sealed) {
     aff_direct *d = c->direct;
-    char channel[CHANNEL_MAX];
-    aff_slice data;
-    int status =
-        aff_seal_open(d->seal, channel_of(d, d->process, channel, sizeof(channel)), sealed, &data);
+    if (c->is_dialled && !c->has_challenge) return on_challenge(c, sealed);
+    char *channel = make_channel(d, d->process, c->own_nonce);
+    aff_slice data = {NULL, 0};
+    int status = channel ? aff_seal_open(c->seal, text_of(channel), sealed, &data) : AFF_ENOMEM;
+    free(channel);
     if (status != AFF_SEAL_GOOD || data.len == 0) {
         if (status == AFF_SEAL_FORGED) d->callbacks.forged(d->arg);
-        fail(c, "it has another secret, or is another server");
+        fail(c, status == AFF_ENOMEM ? "out of memory"
+                                     : "it has another secret, or is another server");
         return false;
     }
     aff_slice rest = {data.data + 1, data.len - 1};
@@ -227,7 +271,7 @@ static void on_data(void *arg, const char *bytes, size_t len) {
 
 static void on_up(void *arg) {
     connection *c = arg;
-    if (c->is_dialled && !greet(c)) fail(c, "out of memory");
+    if (!c->is_dialled) challenge(c);
 }
 
 static void on_down(void *arg, const char *reason) {
@@ -244,8 +288,15 @@ static void watch(aff_direct *d) {
     uv_timer_start(&d->timer, on_timer, LOOK_EVERY_MS, LOOK_EVERY_MS);
 }
 
+static size_t count_strangers(const aff_direct *d) {
+    size_t n = 0;
+    for (const connection *c = d->connections; c; c = c->next)
+        n += !c->is_dialled && !c->is_greeted;
+    return n;
+}
+
 static void on_accepted(void *arg, aff_stream *stream) {
-    connection *c = new_connection(arg, false);
+    connection *c = count_strangers(arg) < STRANGERS_MAX ? new_connection(arg, false) : NULL;
     watch(arg);
     if (!c) {
         aff_stream_close(stream);
@@ -319,7 +370,7 @@ static void on_timer(uv_timer_t *timer) {
     for (connection *c = d->connections, *next; c; c = next) {
         next = c->next;
         if (c->is_greeted) continue;
-        bool is_late = !c->stream || now - c->since > GREETED_WITHIN_MS;
+        bool is_late = !c->stream || now - c->since >= GREETED_WITHIN_MS;
         if (is_late) fail(c, c->stream ? "it does not answer" : "can't be dialled");
         waits |= !is_late;
     }

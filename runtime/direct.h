@@ -61,7 +61,8 @@ void aff_direct_hang_up(aff_direct *direct, aff_slice process);
 /* Once for each turn of the loop. */
 void aff_direct_flush(aff_direct *direct);
 
-/* Ends all connections, without callbacks; what was flushed is still delivered. NULL: nothing. */
+/* Ends all connections, without callbacks; what the kernel has taken is still delivered. NULL:
+ * nothing. */
 void aff_direct_close(aff_direct *direct);
 
 #endif

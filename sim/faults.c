@@ -98,7 +98,6 @@ static void do_one(sim *w) {
             if (chance(w, 300)) redis_goes(w, some_time(w, 25000), false, false);
             return;
         case 12:
-            if (chance(w, 500)) return;
             redis_copy(&w->replica, &w->redis);
             sim_at(w, some_time(w, 2000), NULL, NULL, replica_is_promoted, NULL, 0);
             return;

@@ -55,7 +55,9 @@ static void answers(sim *w, void *arg, uint64_t number) {
     const tcp_event *t = arg;
     if (is_over(t)) return;
     const server *to = server_of_process(w, aff__slice(t->link->process, AFF_PROCESS_LEN));
-    bool is_reached = to && to->io.blocked_until <= w->now && t->link->silent_until <= w->now;
+    /* A network may let a greeting pass, and nothing behind it. */
+    bool is_open = t->link->silent_until <= w->now || chance(w, 500);
+    bool is_reached = to && to->io.blocked_until <= w->now && is_open;
     if (is_reached && !(w->loss && !w->heals && chance(w, 100))) {
         t->link->state = TCP_UP;
         tell(t->from, t->link, AFF_EV_DIRECT_UP);

@@ -289,12 +289,13 @@ export class Engine {
 
   /** Resolves with the epoch when Redis has confirmed that this server owns the document. */
   async confirm(documentName: string): Promise<number> {
-    for (;;) {
+    for (let attempts = 0; attempts < 2; attempts++) {
       const asked = native.now()
       const epoch = await this.#askAbout(documentName, k.CONFIRM)
       // What Redis has said before this thread hung may not hold any more.
       if (native.now() - asked < this.options.lockTTL / 2) return epoch
     }
+    throw new AffinityError('AFF_EREDIS', `document "${documentName}": Redis, or this thread, is too slow for the lockTTL`)
   }
 
   /**

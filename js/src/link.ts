@@ -19,7 +19,7 @@ export interface LinkConfiguration {
 export interface LinkTLS {
   key: string | Uint8Array
   cert: string | Uint8Array
-  /** Who has signed the servers' certificates. Given, each side asks the other for one. Default: whom Node believes. */
+  /** Who has signed the servers' certificates. Given, each side asks the other for one. Default: whose certificates Node comes with. */
   ca?: string | Uint8Array
   passphrase?: string
   /** The name in the other servers' certificates. Default: the host that is dialled. */
@@ -33,7 +33,8 @@ export type LinkSettings = Pick<NativeOptions, Extract<keyof NativeOptions, `lin
 
 const KNOWN = ['listen', 'advertise', 'tls']
 const KNOWN_TLS = ['key', 'cert', 'ca', 'passphrase', 'servername', 'rejectUnauthorized']
-const EVERYWHERE = new Set(['0.0.0.0', '::'])
+/** 0.0.0.0, ::, and how else they are written. */
+const EVERYWHERE = /^[0.:]+$/
 
 type Invalid = (option: string, problem: string) => Error
 
@@ -64,7 +65,7 @@ function listenAt(listen: unknown, invalid: Invalid): { host: string; port: numb
 
 function advertised(advertise: unknown, host: string, invalid: Invalid): string {
   if (advertise === undefined) {
-    if (EVERYWHERE.has(host)) throw invalid('link.advertise', `is missing: how do other servers reach this one, which listens at ${host}?`)
+    if (EVERYWHERE.test(host)) throw invalid('link.advertise', `is missing: how do other servers reach this one, which listens at ${host}?`)
     return host
   }
   const wanted = typeof advertise === 'string' ? split(advertise) : undefined

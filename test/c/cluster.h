@@ -119,7 +119,7 @@ typedef struct cluster {
     bytes captured;                     /* the last batch with frames, lost or not */
     int64_t clock_offset;               /* of Redis's clock, in ms */
     bool no_links;                      /* direct links can't be had, */
-    bool silent_links;                  /* or carry nothing */
+    bool silent_links, silent_from[SERVERS_MAX]; /* or carry nothing */
     unsigned dials, direct_batches;
     bool quiet;                    /* nothing is traced */
     bool nobody_counts;            /* PUBLISH says that somebody listens, whoever does */
@@ -279,7 +279,7 @@ static inline void link_open(cluster *c, server *s, const aff_action *act) {
 static inline void link_send(cluster *c, const server *s, const aff_action *act) {
     int to = index_of(c, act->name);
     c->direct_batches++;
-    if (to < 0 || c->silent_links) return;
+    if (to < 0 || c->silent_links || c->silent_from[s - c->servers]) return;
     assert_true(s->links[to]);
     post(&c->servers[to], &(aff_event){.type = AFF_EV_MESSAGE, .data = act->data});
 }

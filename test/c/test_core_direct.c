@@ -141,6 +141,58 @@ static void a_direct_link_that_carries_nothing_is_given_up_after_a_second(void *
     cluster_free(c);
 }
 
+static void what_can_be_dialled_and_carries_nothing_is_tried_ever_less_often(void **state) {
+    (void)state;
+    cluster *c = typed_over_links();
+    c->silent_links = true;
+    unsigned before = c->dials;
+    for (unsigned n = 0; n < 240; n++) {
+        type(c, 1 + n % 2, "doc", 2 + n / 5);
+        advance(c, 500);
+    }
+    assert_in_range(c->dials - before, 8, 20); /* two directions, 120 s */
+    c->silent_links = false;
+    advance(c, 3000);
+    expect_all(c, 0x3ffffffffffff);
+    cluster_free(c);
+}
+
+/* B has nothing to say but that it has received what it has: that must arrive all the same. */
+static void a_direct_link_that_carries_no_acknowledgements_is_given_up(void **state) {
+    (void)state;
+    cluster *c = typed_over_links();
+    c->silent_from[B] = c->no_links = true;
+    for (unsigned n = 2; n < 42; n++) {
+        type(c, 1, "doc", n);
+        advance(c, 100);
+    }
+    assert_int_equal(stats_of(c, B).links, 0);
+    c->no_links = false;
+    c->silent_from[B] = false;
+    advance(c, 31000);
+    type(c, 1, "doc", 42);
+    type(c, 2, "doc", 43);
+    advance(c, 2000);
+    assert_int_equal(stats_of(c, A).links + stats_of(c, B).links, 2);
+    expect_all(c, 0xfffffffffff);
+    cluster_free(c);
+}
+
+static void who_is_no_member_any_more_sends_nothing_directly(void **state) {
+    (void)state;
+    cluster *c = typed_over_links();
+    c->servers[B].mute = true; /* Redis does not answer it, and the connection stands */
+    advance(c, 10000);
+    uint64_t before = stats_of(c, B).batches_direct;
+    type(c, 2, "doc", 2);
+    advance(c, 2000);
+    assert_int_equal(stats_of(c, B).batches_direct, before);
+    c->servers[B].mute = false;
+    advance(c, 3000);
+    expect_all(c, 7);
+    cluster_free(c);
+}
+
 static void h11_the_owner_at_the_other_end_of_a_direct_link_is_killed(void **state) {
     (void)state;
     cluster *c = typed_over_links();
@@ -220,6 +272,9 @@ int main(void) {
         cmocka_unit_test(a_server_that_has_no_link_is_not_dialled),
         cmocka_unit_test(a_direct_link_that_breaks_loses_nothing),
         cmocka_unit_test(a_direct_link_that_carries_nothing_is_given_up_after_a_second),
+        cmocka_unit_test(what_can_be_dialled_and_carries_nothing_is_tried_ever_less_often),
+        cmocka_unit_test(a_direct_link_that_carries_no_acknowledgements_is_given_up),
+        cmocka_unit_test(who_is_no_member_any_more_sends_nothing_directly),
         cmocka_unit_test(h11_the_owner_at_the_other_end_of_a_direct_link_is_killed),
         cmocka_unit_test(h12_a_farewell_takes_the_direct_link_and_leases_are_free_before_it),
         cmocka_unit_test(without_redis_nothing_takes_the_direct_link_either),

@@ -147,7 +147,9 @@ static void another_process_at_the_address_is_not_taken_for_the_wanted_one(void 
     say(&a, PROCESS_C, "for nobody");
     dial(&a, &b, PROCESS_B);
     until(&a.ups, 1);
-    assert_int_equal(b.messages, 0);
+    say(&a, PROCESS_B, "for you");
+    until(&b.messages, 1);
+    assert_string_equal(b.last, "for you");
     close_side(&a);
     close_side(&b);
 }

