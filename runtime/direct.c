@@ -25,9 +25,10 @@ typedef struct connection {
     aff_stream *stream;
     aff_seal *seal; /* of this connection alone: what is said on others may overtake it */
     bool is_dialled, is_greeted;
-    bool has_challenge;                             /* dialled: the other side has sent its nonce */
-    uint8_t own_nonce[NONCE_LEN], nonce[NONCE_LEN]; /* drawn here, by the other side */
-    uint64_t since;                                 /* ms */
+    uint8_t nonce[NONCE_LEN]; /* drawn here */
+    char *own_channel;        /* what the other side signs for */
+    char *channel;            /* what this one signs for; NULL: its nonce is still to come */
+    uint64_t since;           /* ms */
     char process[AFF_PROCESS_LEN];
     char *in; /* what has come and is no whole message yet */
     size_t in_len, in_cap;
@@ -53,14 +54,20 @@ struct aff_direct {
 /* ---- Connections -------------------------------------------------------------------------------
  */
 
+static void free_connection(connection *c) {
+    aff_seal_free(c->seal);
+    free(c->own_channel);
+    free(c->channel);
+    free(c->in);
+    free(c);
+}
+
 static void end(connection *c) {
     connection **at = &c->direct->connections;
     while (*at != c) at = &(*at)->next;
     *at = c->next;
     if (c->stream) aff_stream_close(c->stream);
-    aff_seal_free(c->seal);
-    free(c->in);
-    free(c);
+    free_connection(c);
 }
 
 /* The last thing that is done with a connection. */
@@ -74,11 +81,26 @@ static void fail(connection *c, const char *reason) {
         d->callbacks.down(d->arg, (aff_slice){(uint8_t *)process, sizeof(process)}, reason);
 }
 
+/*
+ * What a message is signed for: one process and one connection, and not what goes through Redis.
+ * NULL: out of memory.
+ */
+static char *make_channel(const aff_direct *d, const char *process, const uint8_t *nonce) {
+    size_t size = strlen(d->prefix) + sizeof("Direct::") + AFF_PROCESS_LEN + 2 * NONCE_LEN;
+    char *channel = malloc(size);
+    if (!channel) return NULL;
+    int len = snprintf(channel, size, "%sDirect:%.*s:", d->prefix, AFF_PROCESS_LEN, process);
+    for (int i = 0; i < NONCE_LEN; i++, len += 2) snprintf(channel + len, 3, "%02x", nonce[i]);
+    return channel;
+}
+
 static connection *new_connection(aff_direct *d, bool is_dialled) {
     connection *c = calloc(1, sizeof(*c));
-    if (!c || aff_seal_copy(d->seal, &c->seal) != 0 || RAND_bytes(c->own_nonce, NONCE_LEN) != 1) {
-        if (c) aff_seal_free(c->seal);
-        free(c);
+    if (!c) return NULL;
+    bool ok = aff_seal_copy(d->seal, &c->seal) == 0 && RAND_bytes(c->nonce, NONCE_LEN) == 1;
+    if (ok) c->own_channel = make_channel(d, d->process, c->nonce);
+    if (!c->own_channel) {
+        free_connection(c);
         return NULL;
     }
     c->direct = d;
@@ -99,19 +121,6 @@ static connection *find_dialled(const aff_direct *d, aff_slice process) {
 
 /* ---- Messages ----------------------------------------------------------------------------------
  */
-
-/*
- * What a message is signed for: one process and one connection, and not what goes through Redis.
- * Freed by the caller; NULL: out of memory.
- */
-static char *make_channel(const aff_direct *d, const char *process, const uint8_t *nonce) {
-    size_t size = strlen(d->prefix) + sizeof("Direct::") + AFF_PROCESS_LEN + 2 * NONCE_LEN;
-    char *channel = malloc(size);
-    if (!channel) return NULL;
-    int len = snprintf(channel, size, "%sDirect:%.*s:", d->prefix, AFF_PROCESS_LEN, process);
-    for (int i = 0; i < NONCE_LEN; i++, len += 2) snprintf(channel + len, 3, "%02x", nonce[i]);
-    return channel;
-}
 
 static aff_slice text_of(const char *channel) {
     return (aff_slice){(const uint8_t *)channel, strlen(channel)};
@@ -135,12 +144,10 @@ static bool send_message(connection *c, uint8_t kind, aff_slice data) {
     }
     d->out[0] = kind;
     memcpy(d->out + 1, data.data, data.len);
-    char *channel = make_channel(d, c->process, c->nonce);
     aff_slice sealed, plain = {d->out, data.len + 1};
-    bool ok = channel && aff_seal_put(c->seal, text_of(channel), plain, &sealed) == 0;
-    if (ok) write_message(c, sealed);
-    free(channel);
-    return ok;
+    if (aff_seal_put(c->seal, text_of(c->channel), plain, &sealed) != 0) return false;
+    write_message(c, sealed);
+    return true;
 }
 
 /*
@@ -149,30 +156,30 @@ static bool send_message(connection *c, uint8_t kind, aff_slice data) {
  * connection.
  */
 static void challenge(connection *c) {
-    write_message(c, (aff_slice){c->own_nonce, NONCE_LEN});
+    write_message(c, (aff_slice){c->nonce, NONCE_LEN});
     aff_stream_flush(c->stream);
 }
 
-static bool greet(connection *c) {
+/* `nonce`: the other side's. False, here and below: the connection is over, and freed. */
+static bool greet(connection *c, const uint8_t *nonce) {
     uint8_t greeting[AFF_PROCESS_LEN + NONCE_LEN];
     memcpy(greeting, c->direct->process, AFF_PROCESS_LEN);
-    memcpy(greeting + AFF_PROCESS_LEN, c->own_nonce, NONCE_LEN);
-    bool ok = send_message(c, GREETING, (aff_slice){greeting, sizeof(greeting)});
-    if (ok) aff_stream_flush(c->stream);
-    return ok;
+    memcpy(greeting + AFF_PROCESS_LEN, c->nonce, NONCE_LEN);
+    c->channel = make_channel(c->direct, c->process, nonce);
+    if (!c->channel || !send_message(c, GREETING, (aff_slice){greeting, sizeof(greeting)})) {
+        fail(c, "out of memory");
+        return false;
+    }
+    aff_stream_flush(c->stream);
+    return true;
 }
 
-/* False, here and below: the connection is over, and freed. */
 static bool on_challenge(connection *c, aff_slice nonce) {
     if (nonce.len != NONCE_LEN) {
         fail(c, "it says what can't be understood");
         return false;
     }
-    memcpy(c->nonce, nonce.data, NONCE_LEN);
-    c->has_challenge = true;
-    if (greet(c)) return true;
-    fail(c, "out of memory");
-    return false;
+    return greet(c, nonce.data);
 }
 
 static bool on_greeting(connection *c, aff_slice from) {
@@ -188,19 +195,14 @@ static bool on_greeting(connection *c, aff_slice from) {
         return true;
     }
     memcpy(c->process, from.data, AFF_PROCESS_LEN);
-    memcpy(c->nonce, from.data + AFF_PROCESS_LEN, NONCE_LEN);
-    if (greet(c)) return true;
-    fail(c, "out of memory");
-    return false;
+    return greet(c, from.data + AFF_PROCESS_LEN);
 }
 
 static bool on_message(connection *c, aff_slice sealed) {
     aff_direct *d = c->direct;
-    if (c->is_dialled && !c->has_challenge) return on_challenge(c, sealed);
-    char *channel = make_channel(d, d->process, c->own_nonce);
+    if (c->is_dialled && !c->channel) return on_challenge(c, sealed);
     aff_slice data = {NULL, 0};
-    int status = channel ? aff_seal_open(c->seal, text_of(channel), sealed, &data) : AFF_ENOMEM;
-    free(channel);
+    int status = aff_seal_open(c->seal, text_of(c->own_channel), sealed, &data);
     if (status != AFF_SEAL_GOOD || data.len == 0) {
         if (status == AFF_SEAL_FORGED) d->callbacks.forged(d->arg);
         fail(c, status == AFF_ENOMEM ? "out of memory"
