@@ -364,6 +364,7 @@ void redis_is_flushed(sim *w) {
     sim_trace(w, "redis", "is flushed");
     redis_clear(&w->redis);
     loses_its_data(w);
+    w->redis_was_flushed = true;
 }
 
 void redis_goes(sim *w, uint64_t until, bool loses_data, bool to_replica) {

@@ -204,7 +204,7 @@ struct sim {
     int64_t socket_of[1024];
     /* Redis */
     redis_data redis, replica;
-    bool redis_down, redis_was_lost;
+    bool redis_down, redis_was_lost, redis_was_flushed;
     uint64_t redis_lost_at; /* when it last went without its data, or some of them */
     unsigned cuts; /* connections that broke: what was asked then may have happened, or not */
     int64_t redis_clock_ms;

@@ -26,6 +26,23 @@ static bool owns(const server *s, int name) {
     return doc && doc->state == AFF_DOC_OWNED;
 }
 
+/* I40: what a connected member takes for its own stands in Redis as its own. (Its engine has heard
+ * of all that has become of its connection: this is called when the thread has nothing left to do.)
+ */
+static void watch_records(sim *w, const server *s) {
+    if (w->redis_was_flushed || !s->commands.up || !is_member(w, s)) return;
+    for (int n = 0; n < w->name_count; n++) {
+        if (!owns(s, n)) continue;
+        char key[32];
+        const uint8_t *boot = NULL;
+        snprintf(key, sizeof(key), "rsaLock:%s", w->names[n].name);
+        const entry *e = redis_find(&w->redis, redis_ms(w), aff__str(key));
+        if (e && redis_epoch(e, &boot) && !memcmp(boot, aff_boot(s->engine), AFF_BOOT_LEN))
+            continue;
+        sim_fail(w, "I40: %s owns %s without a record", s->name, w->names[n].name);
+    }
+}
+
 void watch_step(server *s) {
     sim *w = s->w;
     /* I34: the memory of an engine is bounded. */
@@ -37,6 +54,7 @@ void watch_step(server *s) {
     if (believes && w->now > s->renewed_at + s->config.lock_ttl_ms * MS) {
         sim_fail(w, "I37: %s takes itself for a member", s->name);
     }
+    watch_records(w, s);
     if (w->redis_was_lost || !is_member(w, s)) return;
     for (int n = 0; n < w->name_count; n++) { /* I1 */
         if (!owns(s, n)) continue;
