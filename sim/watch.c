@@ -30,7 +30,8 @@ static bool owns(const server *s, int name) {
  * of all that has become of its connection: this is called when the thread has nothing left to do.)
  */
 static void watch_records(sim *w, const server *s) {
-    if (w->redis_was_flushed || !s->commands.up || !is_member(w, s)) return;
+    if (w->redis_was_flushed || !s->commands.up || s->engine->member.stalled) return;
+    if (!is_member(w, s)) return;
     for (int n = 0; n < w->name_count; n++) {
         if (!owns(s, n)) continue;
         char key[32];
