@@ -399,9 +399,10 @@ static void check_peer(const aff_engine *e, const aff__peer *peer) {
     AFF_ASSERT(peer->fragment.len <= AFF_MESSAGE_MAX);
     /* I25: no more was sent than the credit allows, and nothing acknowledged that was not sent. */
     AFF_ASSERT(peer->out_bytes <= peer->out_limit && peer->acked_seq <= peer->out_seq);
-    /* I26: what credit allows to be sent is due to be flushed: no link stands still. */
+    /* I26: what credit allows to be sent is due to be flushed, now or with Redis's answer to what
+     * was sent before: no link stands still. */
     bool is_dirty = !aff__list_empty(&peer->dirty);
-    if (unsent && !is_dirty && e->member.redis_up && !e->member.stalled) {
+    if (unsent && !is_dirty && !peer->unanswered && e->member.redis_up && !e->member.stalled) {
         AFF_ASSERT(peer->out_bytes + next_batch_len(peer) > peer->out_limit);
     }
     /* I39: a direct link is to a peer that has said where it listens, if this server has too. */

@@ -173,9 +173,10 @@ struct aff__peer {
     uint64_t in_seq, in_bytes, in_limit;
     aff__buf fragment; /* a frame in pieces, as far as it has come */
     uint64_t heard_at;
-    uint64_t missed_at; /* when a missing batch was last asked for */
-    bool missing;       /* the next message says that something is missing */
-    bool ack_wanted;    /* something was received that is not yet acknowledged */
+    uint64_t missed_at;  /* when a missing batch was last asked for */
+    bool missing;        /* the next message says that something is missing */
+    uint32_t unanswered; /* PUBLISHes to it that Redis is at work on */
+    bool ack_wanted;     /* something was received that is not yet acknowledged */
     uint64_t ack_at;
 
     bool checking;      /* its membership has been asked for */

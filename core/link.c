@@ -26,7 +26,8 @@ enum {
     BATCH_MAX = 256 << 10,
     FRAGMENT_MAX = 128 << 10,
     WINDOW_MIN = 2 * BATCH_MAX, /* credit below one batch would stop a link for ever */
-    ACK_AFTER_MS = 200,
+    ACK_SOON_MS = 200,          /* what its sender would have to repeat to the next owner */
+    ACK_LATER_MS = 800,         /* all else; before the sender asks for it (BEAT_UNACKED_MS) */
     BEAT_UNACKED_MS = 1000,
     REPAIR_EVERY_MS = 100, /* asking and sending again, at most this often */
     CHECK_EVERY_MS = 100,  /* whether a silent peer is a member still */
@@ -313,6 +314,7 @@ static void publish(aff_engine *e, aff__peer *peer, uint64_t seq, aff_slice fram
         aff_slice channel = aff__key(e, "Link", aff__str(peer->process));
         aff_action *act = aff__act(e, AFF_ACT_PUBLISH, aff__none(), channel, aff__buf_slice(out));
         act->request = aff__remember_ask(e, AFF_ASK_PUBLISHED, NULL, peer->process);
+        peer->unanswered++;
     }
     peer->spoken_at = e->now;
     peer->ack_wanted = false;
@@ -417,6 +419,12 @@ static void loop_back(aff_engine *e, aff__peer *self) {
     aff__buf_free(&queue);
 }
 
+/* While Redis is at work on the last PUBLISH, what comes gathers for the next one: batches grow
+ * with the load, and a quiet link waits for nothing. What fills a batch has gathered enough. */
+static bool is_held(const aff__peer *peer) {
+    return peer->unanswered > 0 && peer->direct.state != AFF_DIRECT_UP && unsent(peer) < BATCH_MAX;
+}
+
 static void flush(aff_engine *e, aff__peer *peer) {
     if (peer->broken) new_session(e, peer, peer->session + 1);
     if (peer == e->self) {
@@ -425,7 +433,7 @@ static void flush(aff_engine *e, aff__peer *peer) {
     }
     aff__direct_settle(e, peer);
     if (peer->acked_seq == peer->out_seq) peer->progress_at = e->now;
-    while (unsent(peer) > 0) {
+    while (unsent(peer) > 0 && !is_held(peer)) {
         aff_slice batch = next_batch(peer);
         if (peer->out_bytes + batch.len > peer->out_limit) break;
         send_batch(e, peer, batch);
@@ -476,6 +484,11 @@ static bool get_header(aff_slice *rest, batch_header *out) {
            out->session <= SESSION_MAX;
 }
 
+static void acknowledge_within(aff_engine *e, aff__peer *peer, uint64_t ms) {
+    if (!peer->ack_wanted || peer->ack_at > e->now + ms) peer->ack_at = e->now + ms;
+    peer->ack_wanted = true;
+}
+
 static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame);
 
 static bool on_fragment(aff_engine *e, aff__peer *peer, aff_slice rest) {
@@ -519,7 +532,9 @@ static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame) {
         case AFF_FRAME_OFFER:
         case AFF_FRAME_DATA:
         case AFF_FRAME_CLOSE:
-        case AFF_FRAME_ALIVE: return aff__owner_frame(e, peer, (aff__frame_type)type, frame);
+        case AFF_FRAME_ALIVE:
+            acknowledge_within(e, peer, ACK_SOON_MS);
+            return aff__owner_frame(e, peer, (aff__frame_type)type, frame);
         case AFF_FRAME_ACCEPT:
         case AFF_FRAME_REFUSE:
         case AFF_FRAME_OUT:
@@ -583,9 +598,10 @@ static bool same_session(aff_engine *e, aff__peer *peer, const batch_header *h) 
     return false;
 }
 
+/* Mostly with what is to be said anyway. A direct link is given up where they don't come. */
 static void acknowledge_later(aff_engine *e, aff__peer *peer) {
-    if (!peer->ack_wanted) peer->ack_at = e->now + ACK_AFTER_MS;
-    peer->ack_wanted = true;
+    bool is_direct = peer->direct.state == AFF_DIRECT_UP;
+    acknowledge_within(e, peer, is_direct ? ACK_SOON_MS : ACK_LATER_MS);
     if (credit(e, peer) - peer->in_limit >= WINDOW_MIN / 4) {
         peer->ack_at = e->now;
         mark_dirty(e, peer);
@@ -746,6 +762,10 @@ void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply
     aff__peer *peer = aff__peer_find(e, aff__slice(ask->boot, AFF_PROCESS_LEN));
     if (!peer) return;
     if (ask->kind == AFF_ASK_PEER) peer->checking = false;
+    if (ask->kind == AFF_ASK_PUBLISHED && peer->unanswered > 0) {
+        peer->unanswered--; /* else: of a former peer of this name */
+        if (unsent(peer) > 0) mark_dirty(e, peer);
+    }
     if (reply->status != 0 || reply->value_count == 0) return;
     const aff_value *value = &reply->values[0];
     if (ask->kind == AFF_ASK_PUBLISHED) {
@@ -829,6 +849,7 @@ void aff__peers_farewell(aff_engine *e) {
         aff__peer *peer = AFF_OF(i, aff__peer, item);
         aff__frame(e, AFF_FRAME_BYE);
         aff__frame_send(e, peer);
+        peer->unanswered = 0; /* the last chance to say anything */
     }
     aff__link_flush(e);
 }

@@ -40,6 +40,8 @@ function read(command, args) {
   })
 }
 
+/** Node's streams, which V8 may have inlined into who writes to them. */
+const STREAMS = /^node::(LibuvStreamWrap|StreamBase|WriteWrap|StreamResource)/
 const ADDON = /^(aff_|js_hand|on_wake|wrap_block)/
 /** On the way from a document's owner to clients. At the owner the addon is called for little else. */
 const OUTWARD = { origin: /#onBlock|#onRecord|^JS:.? .*\/engine\.js|aff_instance_consumed|on_wake/, owner: /#flushSends|proxySend|send .*\/proxy\.js|putForMany|#handOver|js_hand|^aff_instance_hand/ }
@@ -56,14 +58,15 @@ function sumUp(script) {
     // The innermost of the two; the addon's frames end a stack where it was compiled without frame pointers.
     const isAddon = ({ symbol, dso }) => dso.endsWith('affinity.node') || ADDON.test(symbol)
     const chosen = frames.find((frame) => frame.symbol.startsWith('JS:') || isAddon(frame))
-    const ours = chosen !== undefined && (isAddon(chosen) || chosen.symbol.includes('/js/dist/'))
+    const isStream = frames.slice(0, frames.indexOf(chosen)).some(({ symbol }) => STREAMS.test(symbol))
+    const ours = chosen !== undefined && !isStream && (isAddon(chosen) || chosen.symbol.includes('/js/dist/'))
     sums.busy += time
     if (ours) {
       sums.ours += time
       if (frames.some(({ symbol }) => OUTWARD.origin.test(symbol))) sums.originOut += time
       if (frames.some(({ symbol }) => OUTWARD.owner.test(symbol))) sums.ownerOut += time
     }
-    const name = chosen ? chosen.symbol.replace(/^JS:[*^~]?/, '').replace(/(file:\/\/)?\/\S*\/(node_modules|js\/dist|bench)\//, (_, _scheme, place) => (place === 'node_modules' ? '' : `${place}/`)) : `(Node, V8) ${frames.find(({ symbol }) => /uv_|malloc|free|epoll/.test(symbol))?.symbol ?? ''}`
+    const name = isStream ? "(Node) its streams' system calls" : chosen ? chosen.symbol.replace(/^JS:[*^~]?/, '').replace(/(file:\/\/)?\/\S*\/(node_modules|js\/dist|bench)\//, (_, _scheme, place) => (place === 'node_modules' ? '' : `${place}/`)) : `(Node, V8) ${frames.find(({ symbol }) => /uv_|malloc|free|epoll/.test(symbol))?.symbol ?? ''}`
     const known = functions.get(name) ?? { name, self: 0, kernel: 0, ours }
     known.self += time
     if (frames[0].dso.includes('kernel')) known.kernel += time

@@ -51,6 +51,52 @@ static void batches_are_numbered_and_acknowledged(void **state) {
     cluster_free(c);
 }
 
+/* What only owners have said is acknowledged with the next thing that is said, if that comes soon.
+ */
+static void an_origin_acknowledges_with_its_next_frame(void **state) {
+    (void)state;
+    cluster *c = linked();
+    advance(c, 1000);
+    size_t before = c->batches;
+    for (int i = 0; i < 20; i++) {
+        edit(c, 1, "doc", "x");
+        broadcast(c, A, "doc", "y", 1, (uint32_t[]){1});
+        advance(c, 500);
+    }
+    assert_int_equal(c->batches - before, 40);
+    assert_true(peer_at(c, A, B)->out_seq - peer_at(c, A, B)->acked_seq <= 1);
+    advance(c, 801);
+    assert_int_equal(peer_at(c, A, B)->acked_seq, peer_at(c, A, B)->out_seq);
+    cluster_free(c);
+}
+
+/* While Redis is at work on a PUBLISH, frames gather for the next one. */
+static void batches_grow_while_redis_is_slow(void **state) {
+    (void)state;
+    cluster *c = linked();
+    advance(c, 1000);
+    size_t before = c->batches;
+    c->servers[B].mute = true; /* on the way to Redis */
+    for (int i = 0; i < 50; i++) edit(c, 1, "doc", "x");
+    c->servers[B].mute = false;
+    settle(c);
+    assert_int_equal(c->batches, before + 2);
+    cluster_free(c);
+}
+
+static void a_farewell_waits_for_no_answer(void **state) {
+    (void)state;
+    cluster *c = linked();
+    c->servers[B].mute = true;
+    edit(c, 1, "doc", "x");
+    edit(c, 1, "doc", "y");
+    tell(c, B, &(aff_event){.type = AFF_EV_SHUTDOWN});
+    c->servers[B].mute = false;
+    settle(c);
+    expect(c, A, "proxy:1:doc:x proxy:1:doc:y proxy:1:closed:1006");
+    cluster_free(c);
+}
+
 static void everything_of_one_loop_turn_is_one_batch(void **state) {
     (void)state;
     cluster *c = linked();
@@ -225,7 +271,7 @@ static void h13_a_lost_batch_is_sent_again_and_nothing_is_closed(void **state) {
 static void h13_a_lost_last_batch_is_noticed_within_a_second(void **state) {
     (void)state;
     cluster *c = linked();
-    advance(c, 500);
+    advance(c, 1000); /* all is acknowledged: nothing else will be said */
     lose(c, B, A, 1);
     edit(c, 1, "doc", "lost");
     advance(c, 990);
@@ -849,6 +895,9 @@ int main(void) {
         cmocka_unit_test(an_address_offered_again_while_it_is_claimed_anew_waits_for_the_answer),
         cmocka_unit_test(claims_go_on_above_the_highest_epoch_that_is_believed),
         cmocka_unit_test(batches_are_numbered_and_acknowledged),
+        cmocka_unit_test(an_origin_acknowledges_with_its_next_frame),
+        cmocka_unit_test(batches_grow_while_redis_is_slow),
+        cmocka_unit_test(a_farewell_waits_for_no_answer),
         cmocka_unit_test(everything_of_one_loop_turn_is_one_batch),
         cmocka_unit_test(an_idle_link_costs_no_more_than_its_beat),
         cmocka_unit_test(a_64_mib_message_crosses_in_fragments),
