@@ -12,7 +12,7 @@ import { promisify } from 'node:util'
 import { startRedis } from '../test/support/redis.mjs'
 import { Cluster, startProcess } from './speed/cluster.mjs'
 import { median, number, spread, table } from './speed/figures.mjs'
-import { PERF_FLAG, hasPerf, startPerf } from './speed/perf.mjs'
+import { PERF_FLAGS, hasPerf, startPerf } from './speed/perf.mjs'
 import { plotSvg } from './speed/plot.mjs'
 import * as runs from './speed/runs.mjs'
 
@@ -198,9 +198,9 @@ const scenarios = {
     const profile = perf ? ({ pid }) => startPerf(pid) : byV8
     if (perf) await stopClusters() // those have no names for perf
     const f = await rounds('profile', ['ours'], async (variant) => {
-      if (!clusters.has(variant)) clusters.set(variant, new Cluster(variant, redis, perf ? [PERF_FLAG] : []))
+      if (!clusters.has(variant)) clusters.set(variant, new Cluster(variant, redis, perf ? PERF_FLAGS : []))
       return runs.pipelined(await clusterOf(variant), load, { ...SIZES.pipelined, profile })
-    })
+    }, { warm: 3 }) // V8 compiles what is hot, in steps
     if (perf) await stopClusters()
     const rows = f.ours.map(({ profiles: [owner, origin], updates, frames }) => ({
       originIn: (origin.ours - origin.originOut) / updates,

@@ -2,7 +2,7 @@
 import { fork } from 'node:child_process'
 import { readFileSync, readdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { PERF_FLAG, removeMap } from './perf.mjs'
+import { PERF_FLAGS, removeMap } from './perf.mjs'
 
 /** A forked program of this folder: `await process.call('command', ...args)`. */
 export function startProcess(program, execArgv = []) {
@@ -132,7 +132,7 @@ export class Cluster {
 
   async stop() {
     await Promise.all(this.servers.map((server) => server.stop()))
-    if (this.execArgv.includes(PERF_FLAG)) for (const { pid } of this.servers) removeMap(pid)
+    if (this.execArgv.includes(PERF_FLAGS[0])) for (const { pid } of this.servers) removeMap(pid)
   }
 }
 

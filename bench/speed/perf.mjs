@@ -5,8 +5,11 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 
-/** Servers need it from their start, so that perf can name JavaScript's functions. */
-export const PERF_FLAG = '--perf-basic-prof'
+/**
+ * Servers need these from their start: perf can name JavaScript's functions, and each is compiled by itself, since what V8
+ * inlines counts as its caller's. (So all take a little longer.)
+ */
+export const PERF_FLAGS = ['--perf-basic-prof', '--no-turbo-inlining']
 
 /** What Node leaves behind under that flag. */
 export const removeMap = (pid) => rmSync(path.join(os.tmpdir(), `perf-${pid}.map`), { force: true })
