@@ -20,11 +20,15 @@ typedef struct {
     aff_instance *instance; /* NULL: closed */
     napi_threadsafe_function wake;
     napi_env env;
+    uint64_t owed; /* credit of blocks that JavaScript is done with */
 } handle;
 
 static const napi_type_tag handle_tag = {0x5ad1c0b7e6f94d21u, 0x9c3e80f1a2b74c65u};
 
-enum { COPY_BELOW = 16 << 10 }; /* smaller blocks are cheaper copied than wrapped */
+enum {
+    COPY_BELOW = 16 << 10, /* smaller blocks are cheaper copied than wrapped */
+    OWED_MAX = 64 << 10    /* less credit waits for something else that wakes the I/O thread */
+};
 
 /* ---- Arguments ------------------------------------------------------------------------------- */
 
@@ -244,6 +248,18 @@ static napi_value wrap_block(napi_env env, aff_block block) {
     return is_made ? buffer : NULL;
 }
 
+/* Gives credit back; it counts when the I/O thread is next woken. What its queue has no room for
+ * waits. */
+static void pay(handle *h) {
+    if (h->instance && h->owed && aff_instance_consumed(h->instance, h->owed) == 0) h->owed = 0;
+}
+
+/* The same at once. */
+static void pay_now(handle *h) {
+    pay(h);
+    if (h->instance) aff_instance_hand(h->instance, NULL, 0);
+}
+
 static void on_wake(napi_env env, napi_value callback, void *context, void *data) {
     handle *h = context;
     (void)data;
@@ -254,7 +270,8 @@ static void on_wake(napi_env env, napi_value callback, void *context, void *data
     napi_value buffer = wrap_block(env, block), undefined, result;
     if (!buffer || napi_get_undefined(env, &undefined) != napi_ok) return;
     napi_call_function(env, undefined, callback, 1, &buffer, &result);
-    if (h->instance) aff_instance_consumed(h->instance, credit);
+    h->owed += credit;
+    if (h->owed >= OWED_MAX) pay_now(h);
 }
 
 static void wake(void *arg) {
@@ -347,6 +364,7 @@ static napi_value js_hand(napi_env env, napi_callback_info info) {
     CHECK(env, napi_get_value_uint32(env, argv[2], &len));
     if (!h->instance) return to_number(env, AFF_ECLOSED);
     if (len < records.len) records.len = len;
+    pay(h);
     return to_number(env, aff_instance_hand(h->instance, records.data, records.len));
 }
 
@@ -362,6 +380,7 @@ static napi_value js_valid_until(napi_env env, napi_callback_info info) {
 static napi_value js_alive(napi_env env, napi_callback_info info) {
     handle *h = get_only_argument(env, info);
     if (h && h->instance) aff_instance_alive(h->instance);
+    if (h && h->owed) pay_now(h);
     return NULL;
 }
 

@@ -214,7 +214,7 @@ export class Engine {
   }
 
   #handOver(bytes: Uint8Array, length: number): void {
-    if (native.hand(this.#handle, bytes, length) < 0 && length > 0) this.#handOneByOne(bytes.slice(0, length))
+    if (native.hand(this.#handle, bytes, length) < 0) this.#handOneByOne(bytes.slice(0, length))
   }
 
   /** The engine is closed, its queue is full, or memory has run out: who waits for an answer is told. */
@@ -369,7 +369,6 @@ export class Engine {
     }
     this.events.sent()
     this.#root()
-    this.#wakeSoon() // what the block took of its peers' credit is given back
   }
 
   /** A frame for a client, or of one, is the common case; the layout is that of runtime/queue.h. */

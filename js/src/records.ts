@@ -57,8 +57,9 @@ export class Records {
     this.#end()
   }
 
-  /** Hands over what there is, if only nothing. */
+  /** Hands over what there is. */
   flush(): void {
+    if (this.#length === 0) return
     const [bytes, length] = [this.#bytes, this.#length]
     this.#length = this.#count = 0
     if (bytes !== this.#usual) this.#use(this.#usual)

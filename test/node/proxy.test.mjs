@@ -50,6 +50,15 @@ describe('through the proxy', () => {
     assert.equal(await s2.text('both-ways'), 'one two three')
   })
 
+  test('what JavaScript has taken is given back to the peers, also where that is little and nothing follows', async () => {
+    const ann = await ownedBy(s2, 'given-back')
+    const bob = await synced(client(s1, 'given-back'))
+    type(bob, 'a little')
+    await showing('a little', [ann, bob])
+    const owed = () => Promise.all([s1, s2].map((server) => server.run(({ affinity }) => affinity.stats().backlog)))
+    await until(async () => (await owed()).every((backlog) => backlog === 0), { timeout: 3000, what: 'nothing is owed' })
+  })
+
   test('a client that comes later gets what is there', async () => {
     const ann = await ownedBy(s2, 'later')
     type(ann, 'written before')
