@@ -11,27 +11,34 @@ and what the errors mean.
 export function describeTypes(entry) {
   const program = ts.createProgram([entry], { module: ts.ModuleKind.NodeNext, moduleResolution: ts.ModuleResolutionKind.NodeNext })
   const checker = program.getTypeChecker()
-  const names = new Set()
   const sections = []
   const exports = checker.getExportsOfModule(checker.getSymbolAtLocation(program.getSourceFile(entry)))
   for (const symbol of exports) {
-    names.add(symbol.name)
     const target = symbol.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(symbol) : symbol
-    sections.push(...target.declarations.map(describe))
+    sections.push(...target.declarations.map((node) => describe(node, checker)))
   }
   // Classes and functions first: they are what one looks for.
-  const order = ['class', 'function', 'interface', 'type']
+  const order = ['class', 'function', 'constant', 'interface', 'type']
   sections.sort((a, b) => order.indexOf(a.kind) - order.indexOf(b.kind))
   return `${[HEAD, ...sections.map(({ markdown }) => markdown)].join('\n')}`
 }
 
-function describe(node) {
+function describe(node, checker) {
   const name = node.name.text
   if (ts.isClassDeclaration(node)) return { kind: 'class', markdown: describeClass(node) }
   if (ts.isFunctionDeclaration(node)) return { kind: 'function', markdown: `## ${name}()\n\n${code(signature(node))}${comment(node)}` }
   if (ts.isInterfaceDeclaration(node)) return { kind: 'interface', markdown: describeInterface(node) }
-  if (ts.isTypeAliasDeclaration(node)) return { kind: 'type', markdown: `## type ${name}\n\n${code(textOf(node).replace(/^export /, ''))}${comment(node)}` }
+  if (ts.isTypeAliasDeclaration(node)) return { kind: 'type', markdown: `## type ${name}\n\n${code(typeText(node, checker))}${comment(node)}` }
+  if (ts.isVariableDeclaration(node)) return { kind: 'constant', markdown: `## ${name}\n\n${code(`const ${name}${typeOf(node)}`)}${comment(node.parent.parent)}` }
   throw new Error(`${ts.SyntaxKind[node.kind]} ${name}: api.mjs does not know how to describe it`)
+}
+
+/** As it is written, unless that names what is not exported. */
+function typeText(node, checker) {
+  const text = textOf(node).replace(/^export /, '')
+  if (!text.includes('typeof ')) return text
+  const flags = ts.TypeFormatFlags.NoTruncation | ts.TypeFormatFlags.InTypeAlias | ts.TypeFormatFlags.UseSingleQuotesForStringLiteralType
+  return `type ${node.name.text} = ${checker.typeToString(checker.getTypeAtLocation(node), node, flags)}`
 }
 
 function describeClass(node) {

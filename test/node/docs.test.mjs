@@ -8,8 +8,11 @@ import { describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { parseAllDocuments } from 'yaml'
+import { connect, synced } from '../support/client.mjs'
 import { blocksOf, samplesOf } from '../support/pages.mjs'
-import { freePort } from '../support/redis.mjs'
+import { startProgram } from '../support/program.mjs'
+import { freePort, startRedis } from '../support/redis.mjs'
+import { until } from '../support/wait.mjs'
 
 const run = promisify(execFile)
 const root = fileURLToPath(new URL('../../', import.meta.url))
@@ -56,4 +59,77 @@ test('getting-started.md: every file and every command', { timeout: 90_000 }, as
   })
   assert.match(stdout, /hello from a client of server-1\nhello from a client of server-2/)
   assert.match(readFileSync(path.join(folder, 'collaboration/server-1.log'), 'utf8'), /server-1 has "notes" now/)
+})
+
+describe('operations.md', () => {
+  const sample = (name) => samplesOf(page('docs/operations.md')).find((one) => one.name === name).code
+  const documents = (name) => parseAllDocuments(sample(name)).map((document) => document.toJS())
+
+  for (const name of ['deployment', 'statefulset']) {
+    test(`the ${name} has what the page says of it`, () => {
+      const [workload, service, budget] = documents(name)
+      const { selector, template } = workload.spec
+      assert.deepEqual(selector.matchLabels, template.metadata.labels)
+      const [container] = template.spec.containers
+      const drainTimeout = Number(/`drainTimeout` \| ms[^|]*\| ([\d,]+) \|/.exec(readFileSync(page('README.md'), 'utf8'))[1].replace(',', '')) / 1000
+      const [, waits] = container.lifecycle.preStop.exec.command
+      assert.ok(template.spec.terminationGracePeriodSeconds > drainTimeout + Number(waits), 'there is time to drain')
+      const podName = container.env.find((one) => one.name === 'POD_NAME')
+      assert.equal(podName.valueFrom.fieldRef.fieldPath, 'metadata.name')
+      assert.deepEqual(container.readinessProbe.httpGet, { path: '/ready', port: container.ports[0].containerPort })
+      assert.match(sample('kubernetes'), /serverId: process\.env\.POD_NAME/)
+      if (service) {
+        assert.deepEqual(service.spec.selector, template.metadata.labels)
+        assert.equal(service.spec.ports[0].targetPort, container.ports[0].containerPort)
+        assert.deepEqual(budget.spec.selector.matchLabels, template.metadata.labels)
+      }
+    })
+  }
+
+  test('the server for Kubernetes is ready when it is a member, and not when it ends', async (t) => {
+    const redis = await startRedis({ port: true })
+    const folder = path.join(root, 'build', 'operations')
+    mkdirSync(folder, { recursive: true })
+    t.after(async () => {
+      await redis.stop()
+      rmSync(folder, { recursive: true, force: true })
+    })
+    const file = path.join(folder, 'kubernetes.mjs')
+    writeFileSync(file, sample('kubernetes'))
+    const program = await startProgram(t, [file], { REDIS_URL: redis.url, POD_NAME: 'collaboration-0' })
+    const [{ serverId, port }] = program.servers()
+    assert.equal(serverId, 'collaboration-0')
+    const ready = () => fetch(`http://127.0.0.1:${port}/ready`, { headers: { connection: 'close' } }).then((answer) => answer.status)
+    assert.equal(await ready(), 200)
+    assert.equal(await redis.client.exists('rsaServer:collaboration-0'), 1)
+
+    // It waits for Redis while it drains: until then it answers, but is not ready.
+    const ann = await synced(connect({ url: `ws://127.0.0.1:${port}`, name: 'page' }))
+    t.after(() => ann.destroy())
+    await redis.client.client('PAUSE', 1000, 'ALL')
+    const stopped = program.stop()
+    await until(async () => (await ready()) === 503, { what: '/ready says 503' })
+    await stopped
+  })
+})
+
+describe('links', () => {
+  const pages = ['README.md', 'ARCHITECTURE.md', 'BENCHMARKS.md', 'CONTRIBUTING.md', 'examples/README.md', ...readdirSync(page('docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]
+  /** As GitHub makes them. */
+  const anchorsOf = (file) =>
+    [...readFileSync(file, 'utf8').replace(/```[\s\S]*?```/g, '').matchAll(/^#+ (.*)$/gm)].map(([, title]) =>
+      title.toLowerCase().replace(/[^\p{L}\p{N} _-]/gu, '').replaceAll(' ', '-'),
+    )
+  for (const name of pages) {
+    test(`of ${name} lead somewhere`, () => {
+      const text = readFileSync(page(name), 'utf8').replace(/```[\s\S]*?```/g, '')
+      for (const [, target] of text.matchAll(/\]\(([^)\s]+)\)/g)) {
+        if (/^https?:/.test(target)) continue
+        const [file, anchor] = target.split('#')
+        const full = file ? path.resolve(path.dirname(page(name)), file) : page(name)
+        assert.ok(existsSync(full), `${target}: no such file`)
+        if (anchor) assert.ok(anchorsOf(full).includes(anchor), `${target}: no such section`)
+      }
+    })
+  }
 })

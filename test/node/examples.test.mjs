@@ -1,6 +1,6 @@
 // examples/: each program runs twice, as two servers of one cluster, with a real provider on each.
 import assert from 'node:assert/strict'
-import { execFile, spawn } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
@@ -8,39 +8,12 @@ import { after, before, describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { connect, showing, synced, text, type } from '../support/client.mjs'
+import { startProgram } from '../support/program.mjs'
 import { freePort, startRedis } from '../support/redis.mjs'
-import { until, within } from '../support/wait.mjs'
+import { until } from '../support/wait.mjs'
 
 const run = promisify(execFile)
 const root = fileURLToPath(new URL('../../', import.meta.url))
-
-/** Starts a program that says `<serverId> listens on <port>`. */
-async function start(t, redis, args, env = {}) {
-  const child = spawn(process.execPath, args, {
-    cwd: root,
-    env: { ...process.env, NODE_ENV: 'testing', PORT: '0', REDIS_URL: redis.url, ...env },
-  })
-  let output = ''
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (output += data))
-  const exited = new Promise((resolve) => child.once('exit', (code, signal) => resolve(signal ?? code)))
-  t.after(() => child.kill('SIGKILL'))
-  const listening = /^(\S+) listens on (\d+)$/gm
-  const program = {
-    pid: child.pid,
-    exited,
-    output: () => output,
-    servers: () => [...output.matchAll(listening)].map(([, serverId, port]) => ({ serverId, port: Number(port) })),
-    /** @param {number | string} [end] its exit code, or the signal by which it ends */
-    async stop(end = 0) {
-      child.kill('SIGTERM')
-      assert.equal(await within(exited, `${args} ends\n${output}`), end, output)
-    },
-  }
-  const count = Number(env.WORKERS ?? 1)
-  await until(() => program.servers().length >= count || child.exitCode !== null, { timeout: 20_000, what: `${args} listens` })
-  assert.equal(child.exitCode, null, output)
-  return program
-}
 
 /** The owner of a document, as Redis names it: `<epoch> <boot> <serverId>`. */
 const ownerOf = async (redis, name) => (await redis.client.get(`rsaLock:${name}`))?.split(' ')[2]
@@ -65,10 +38,10 @@ describe('examples', { concurrency: 2 }, () => {
     test(`${what}: an edit crosses, and goes on when a server ends`, async (t) => {
       const prefix = what.replace(/\W.*/, '')
       const name = `page of ${prefix}`
-      const programs = await Promise.all(['one', 'two'].map((n) => start(t, redis, args, { SERVER_ID: `${prefix}-${n}` })))
+      const programs = await Promise.all(['one', 'two'].map((n) => startProgram(t, args, { REDIS_URL: redis.url, SERVER_ID: `${prefix}-${n}` })))
       const providers = []
       t.after(() => providers.forEach((provider) => provider.destroy()))
-      const urlOf = (program) => `ws://127.0.0.1:${program.servers()[0].port}${urlPath}`
+      const urlOf = (program) => `${program.servers()[0].url}${urlPath}`
       for (const program of programs) providers.push(await synced(connect({ url: urlOf(program), name })))
 
       const [ann, bob] = providers
@@ -95,7 +68,7 @@ describe('examples', { concurrency: 2 }, () => {
   }
 
   test('node:cluster: the workers share a port, and one that is killed comes back', async (t) => {
-    const program = await start(t, redis, ['examples/cluster.mjs'], { WORKERS: '2', SERVER_ID: 'machine' })
+    const program = await startProgram(t, ['examples/cluster.mjs'], { REDIS_URL: redis.url, WORKERS: '2', SERVER_ID: 'machine' })
     const servers = program.servers()
     assert.deepEqual(servers.map(({ serverId }) => serverId).sort(), ['machine-1', 'machine-2'])
     assert.equal(new Set(servers.map(({ port }) => port)).size, 1)
