@@ -23,6 +23,7 @@ const NPM = `#!/bin/sh
 [ "$1" = install ] || exec "$NPM" "$@"
 shift
 for name; do
+  name=$(echo "$name" | sed 's/\\(.\\)@[0-9].*/\\1/')
   [ -e "$ROOT/node_modules/$name" ] || [ "$name" = @hocuspocus/extension-redis-affinity ] || { echo "no package $name" >&2; exit 1; }
   mkdir -p "node_modules/$(dirname "$name")"
   if [ "$name" = @hocuspocus/extension-redis-affinity ]; then ln -s "$ROOT" "node_modules/$name"; else ln -s "$ROOT/node_modules/$name" "node_modules/$name"; fi
