@@ -1,6 +1,6 @@
 // Takes the samples of README.md and docs/ at their word. A block that follows `<!-- sample: name -->` is
 //   ts, js       type checked against the built package
-//   yaml         parsed
+//   yaml         parsed, marked or not
 //   haproxy      given to `haproxy -c`
 //   sh           parsed by the shell
 // and one of ts, js or sh marked `<!-- sample: name run -->` is run to its end as well, with the address of a private
@@ -34,7 +34,8 @@ const complain = (title, text) => {
 }
 if (!samples.some(({ page }) => page === 'README.md')) complain('README.md', 'has no marked sample')
 for (const { page, mark, language, code } of docs.filter((name) => !OTHERWISE.includes(name)).flatMap(blocksOf)) {
-  if (language && language !== 'c' && !/^(sample|illustrative): ./.test(mark)) complain(page, `a block is not marked:\n${code}`)
+  if (language === 'yaml') for (const { errors } of parseAllDocuments(code)) errors.forEach((error) => complain(page, error.message))
+  else if (language && language !== 'c' && !/^(sample|illustrative): ./.test(mark)) complain(page, `a block is not marked:\n${code}`)
 }
 for (const [n, { base, title }] of samples.entries()) {
   if (samples.findIndex((other) => other.base === base) !== n) complain(title, 'there are two of that name')
@@ -70,17 +71,16 @@ writeFileSync(
 
 const ENV = { ...process.env, NODE_ENV: 'testing', PATH: `${process.env.PATH}:/usr/sbin` } // where Debian puts haproxy
 /** Runs a program; what it says is shown when it fails. */
-function must(title, command, args, env = {}) {
-  const ran = spawnSync(command, args, { encoding: 'utf8', timeout: 30_000, env: { ...ENV, ...env } })
-  if (ran.status !== 0) complain(title, `${ran.error?.message ?? (ran.signal ? 'no end after 30 s' : `exit code ${ran.status}`)}\n${ran.stdout}${ran.stderr}`)
+function must(title, command, args, env = {}, timeout = 30_000) {
+  const ran = spawnSync(command, args, { encoding: 'utf8', timeout, env: { ...ENV, ...env } })
+  if (ran.status !== 0) complain(title, `${ran.error?.message ?? (ran.signal ? `no end after ${timeout / 1000} s` : `exit code ${ran.status}`)}\n${ran.stdout}${ran.stderr}`)
 }
 
-must('types of the samples', 'node_modules/.bin/tsc', ['-p', folder])
+must('types of the samples', 'node_modules/.bin/tsc', ['-p', folder], {}, 120_000)
 for (const { base, language, code, title } of samples) {
   const file = path.join(folder, `${base}.${EXTENSION[language]}`)
   if (language === 'sh') must(title, 'bash', ['-n', file])
   if (language === 'haproxy') must(title, 'haproxy', ['-c', '-f', file])
-  if (language === 'yaml') for (const { errors } of parseAllDocuments(code)) errors.forEach((error) => complain(title, error.message))
 }
 
 if (!failed) {
