@@ -1,4 +1,5 @@
-// A NestJS application with a WebSocket gateway (platform-ws). Compile it as any NestJS application, then:
+// A NestJS application with a WebSocket gateway (platform-ws). Compile it as any NestJS application (`experimentalDecorators`,
+// `emitDecoratorMetadata`), then:
 //
 //     PORT=8001 SERVER_ID=server-1 node nestjs.js
 
