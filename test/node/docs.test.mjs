@@ -87,7 +87,7 @@ describe('operations.md', () => {
     })
   }
 
-  test('the server for Kubernetes is ready when it is a member, and not when it ends', async (t) => {
+  test('the server for Kubernetes is ready when it is a member, and refuses when it ends', async (t) => {
     const redis = await startRedis({ port: true })
     const folder = path.join(root, 'build', 'operations')
     mkdirSync(folder, { recursive: true })
@@ -97,19 +97,28 @@ describe('operations.md', () => {
     })
     const file = path.join(folder, 'kubernetes.mjs')
     writeFileSync(file, sample('kubernetes'))
-    const program = await startProgram(t, [file], { REDIS_URL: redis.url, POD_NAME: 'collaboration-0' })
-    const [{ serverId, port }] = program.servers()
-    assert.equal(serverId, 'collaboration-0')
-    const ready = () => fetch(`http://127.0.0.1:${port}/ready`, { headers: { connection: 'close' } }).then((answer) => answer.status)
+    const port = await freePort()
+    const ready = () =>
+      fetch(`http://127.0.0.1:${port}/ready`, { headers: { connection: 'close' } }).then(
+        (answer) => answer.status,
+        () => 'refused',
+      )
+
+    await redis.kill9()
+    const starting = startProgram(t, [file], { REDIS_URL: redis.url, POD_NAME: 'collaboration-0', PORT: String(port) })
+    await until(async () => (await ready()) === 503, { timeout: 20_000, what: 'it listens, and is not ready without Redis' })
+    await redis.restart()
+    const program = await starting
+    assert.equal(program.servers()[0].serverId, 'collaboration-0')
     assert.equal(await ready(), 200)
     assert.equal(await redis.client.exists('rsaServer:collaboration-0'), 1)
 
-    // It waits for Redis while it drains: until then it answers, but is not ready.
+    // It waits for Redis before its document goes: meanwhile it is there, and refuses.
     const ann = await synced(connect({ url: `ws://127.0.0.1:${port}`, name: 'page' }))
     t.after(() => ann.destroy())
     await redis.client.client('PAUSE', 1000, 'ALL')
     const stopped = program.stop()
-    await until(async () => (await ready()) === 503, { what: '/ready says 503' })
+    await until(async () => (await ready()) === 'refused')
     await stopped
   })
 })
