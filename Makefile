@@ -39,7 +39,7 @@ PLATFORM := $(shell $(NODE) -p 'process.platform + "-" + process.arch' 2>/dev/nu
 
 .PHONY: all setup native js build prebuild demo test test-c c-tests test-node test-faults test-browser \
 	asan tsan sim swarm mutants golden fuzz fuzz-merge fuzz-targets nomem valgrind asan-node faults bench bench-core bench-seal lifecycle \
-	lint format clean help c-tests
+	lint docs format clean help c-tests
 .DEFAULT_GOAL := build
 
 ## setup: install what is missing (Debian and npm packages)
@@ -285,10 +285,14 @@ demo: setup
 	@$(MAKE) --no-print-directory build
 	@exec demo/run.sh
 
-## lint: format, layers, warnings of gcc and clang, types, imported symbols, README samples
+## lint: format, layers, warnings of gcc and clang, types, imported symbols, samples and generated pages of the documentation
 lint: setup
 	@$(MAKE) --no-print-directory build
 	@scripts/lint.sh
+
+## docs: docs/api.md from the types, docs/c-api.md from core/aff.h
+docs:
+	@$(NODE) scripts/docs/generate.mjs
 
 ## format: rewrite the C files in the project's style
 format:

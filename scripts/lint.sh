@@ -70,8 +70,9 @@ complain 'imported symbols of neither libc, Node-API, libuv nor OpenSSL' \
 complain 'exported symbols other than those that Node calls' \
     "$(nm -D --defined-only build/affinity.node | awk '{ print $NF }' | grep -vE '^(napi_register_module_v1|node_api_module_get_api_version_v1)$')"
 
-# --- README
-must 'README samples' node scripts/readme-samples.mjs
+# --- documentation
+must 'samples of README and docs' node scripts/readme-samples.mjs
+must 'generated pages' node scripts/docs/generate.mjs --check
 
 # --- nothing of this machine, no download address, in what is or will be tracked
 files=$(git ls-files -co --exclude-standard 2>/dev/null | while read -r file; do [ ! -f "$file" ] || echo "$file"; done)

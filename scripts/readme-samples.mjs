@@ -1,33 +1,53 @@
-// Takes README's samples at their word: every ```ts or ```js block that follows `<!-- sample: name -->` is type
-// checked against the built package, and one marked `<!-- sample: name run -->` is run to its end as well, with
-// the address of a private redis-server in REDIS_URL.
+// Takes the samples of README.md and docs/ at their word. A block that follows `<!-- sample: name -->` is
+//   ts, js       type checked against the built package
+//   yaml         parsed, marked or not
+//   haproxy      given to `haproxy -c`
+//   sh           parsed by the shell
+// and one of ts, js or sh marked `<!-- sample: name run -->` is run to its end as well, with the address of a private
+// redis-server in REDIS_URL. In docs/ every such block must be marked: as a sample, as part of a page that is done as a whole
+// (`file:`, test/node/docs.test.mjs), or as `illustrative: why`.
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { parseAllDocuments } from 'yaml'
+import { blocksOf, samplesOf } from '../test/support/pages.mjs'
 import { startRedis } from '../test/support/redis.mjs'
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
 process.chdir(root)
 
-const pattern = /<!-- sample: ([\w-]+)( run)? -->\s*```(ts|js)[^\n]*\n([\s\S]*?)```/g
-const samples = [...readFileSync('README.md', 'utf8').matchAll(pattern)].map(([, name, run, language, code]) => ({
-  name,
-  run: Boolean(run),
-  language,
-  code,
+const EXTENSION = { ts: 'mts', js: 'mjs', yaml: 'yaml', haproxy: 'cfg', sh: 'sh' }
+/** Made from something else, or done as a whole. */
+const OTHERWISE = ['docs/api.md', 'docs/c-api.md', 'docs/getting-started.md']
+
+const docs = readdirSync('docs').filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)
+const samples = ['README.md', ...docs].flatMap(samplesOf).map((sample) => ({
+  ...sample,
+  title: `${sample.page}, sample ${sample.name}`,
+  base: `${path.basename(sample.page, '.md')}-${sample.name}`,
 }))
-if (samples.length === 0) {
-  console.error('README.md has no marked sample')
-  process.exit(1)
+let failed = false
+const complain = (title, text) => {
+  failed = true
+  console.error(`${title}:\n${text}`)
+}
+if (!samples.some(({ page }) => page === 'README.md')) complain('README.md', 'has no marked sample')
+for (const { page, mark, language, code } of docs.filter((name) => !OTHERWISE.includes(name)).flatMap(blocksOf)) {
+  if (language === 'yaml') for (const { errors } of parseAllDocuments(code)) errors.forEach((error) => complain(page, error.message))
+  else if (language && language !== 'c' && !/^(sample|illustrative): ./.test(mark)) complain(page, `a block is not marked:\n${code}`)
+}
+for (const [n, { base, title }] of samples.entries()) {
+  if (samples.findIndex((other) => other.base === base) !== n) complain(title, 'there are two of that name')
 }
 
 // Inside the package, so that its own name and its development dependencies resolve.
 const folder = path.join('build', 'samples')
 rmSync(folder, { recursive: true, force: true })
 mkdirSync(folder, { recursive: true })
-for (const { name, language, code } of samples) {
-  writeFileSync(path.join(folder, `${name}.${language === 'ts' ? 'mts' : 'mjs'}`), code)
+for (const { base, language, code, title } of samples) {
+  if (!EXTENSION[language]) complain(title, `what is a sample of "${language}"?`)
+  writeFileSync(path.join(folder, `${base}.${EXTENSION[language]}`), code)
 }
 writeFileSync(
   path.join(folder, 'tsconfig.json'),
@@ -43,28 +63,33 @@ writeFileSync(
       noUnusedParameters: false,
       // Samples show one thing each; a parameter's type may be left to the reader.
       noImplicitAny: false,
+      noImplicitReturns: false,
     },
     include: ['*.mts', '*.mjs'],
   }),
 )
-const check = spawnSync('node_modules/.bin/tsc', ['-p', folder], { encoding: 'utf8' })
-if (check.status !== 0) {
-  console.error(check.stdout + check.stderr)
-  process.exit(1)
+
+const ENV = { ...process.env, NODE_ENV: 'testing', PATH: `${process.env.PATH}:/usr/sbin` } // where Debian puts haproxy
+/** Runs a program; what it says is shown when it fails. */
+function must(title, command, args, env = {}, timeout = 30_000) {
+  const ran = spawnSync(command, args, { encoding: 'utf8', timeout, env: { ...ENV, ...env } })
+  if (ran.status !== 0) complain(title, `${ran.error?.message ?? (ran.signal ? `no end after ${timeout / 1000} s` : `exit code ${ran.status}`)}\n${ran.stdout}${ran.stderr}`)
 }
 
-const redis = await startRedis({ port: true })
-let failed = false
-for (const { name } of samples.filter((sample) => sample.run)) {
-  const program = path.join(folder, 'out', 'build', 'samples', `${name}.mjs`)
-  const ran = spawnSync(process.execPath, [program], {
-    encoding: 'utf8',
-    timeout: 30_000,
-    env: { ...process.env, REDIS_URL: redis.url, NODE_ENV: 'testing' },
-  })
-  if (ran.status === 0) continue
-  failed = true
-  console.error(`sample ${name}: ${ran.signal ? 'no end after 30 s' : `exit code ${ran.status}`}\n${ran.stdout}${ran.stderr}`)
+must('types of the samples', 'node_modules/.bin/tsc', ['-p', folder], {}, 120_000)
+for (const { base, language, code, title } of samples) {
+  const file = path.join(folder, `${base}.${EXTENSION[language]}`)
+  if (language === 'sh') must(title, 'bash', ['-n', file])
+  if (language === 'haproxy') must(title, 'haproxy', ['-c', '-f', file])
 }
-await redis.stop()
+
+if (!failed) {
+  const redis = await startRedis({ port: true })
+  for (const { base, language, title } of samples.filter((sample) => sample.run)) {
+    const program = path.join(folder, 'out', 'build', 'samples', `${base}.mjs`)
+    if (language === 'sh') must(title, 'bash', ['-eu', '-o', 'pipefail', path.join(folder, `${base}.sh`)], { REDIS_URL: redis.url })
+    else must(title, process.execPath, [program], { REDIS_URL: redis.url })
+  }
+  await redis.stop()
+}
 process.exit(failed ? 1 : 0)

@@ -366,7 +366,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     return handle as unknown as ClientConnection
   }
 
-  /** A Server listens only once this server is a member. */
+  /** `Server.listen()` resolves only once this server is a member. */
   async onListen(): Promise<void> {
     await this.ready()
   }
