@@ -36,8 +36,7 @@ export class Drain {
 
   async run(): Promise<void> {
     const started = Date.now()
-    const count = this.instance.documents.size
-    this.engine.log.info(`draining: ${count} documents go to other servers`, { topic: 'documents' })
+    this.engine.log.info('draining: documents go to other servers', { topic: 'documents' })
     await within(this.#left(), this.engine.ready().catch(() => {}))
     this.engine.drain()
     await within(this.#left(), Promise.all(Array.from({ length: this.#atOnce }, () => this.#work())))

@@ -160,10 +160,10 @@ static void what_is_dropped_is_counted_by_why(void **state) {
     aff_engine *b = c->servers[B].engine;
     aff__item *item = aff__map_next(&b->routes, NULL);
     assert_non_null(item);
-    AFF_OF(item, aff__route, item)->epoch++;
+    AFF_OF(item, aff__route, item)->epoch--;
     broadcast(c, A, "doc", "late", 1, (uint32_t[]){1});
     assert_int_equal(stats_of(c, B).stale_by[AFF_STALE_EPOCH], 1);
-    AFF_OF(item, aff__route, item)->epoch--;
+    AFF_OF(item, aff__route, item)->epoch++;
     aff_stats stats = stats_of(c, B);
     uint64_t sum = 0;
     for (int s = 0; s < AFF_STALE_COUNT; s++) sum += stats.stale_by[s];
