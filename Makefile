@@ -298,6 +298,10 @@ docs:
 format:
 	$(CLANG_FORMAT) -i $(C_FILES)
 
+## metrics-doc: the table of docs/metrics.md anew
+metrics-doc: build
+	@$(NODE) scripts/metrics-doc.mjs
+
 ## clean: remove what the build made
 clean:
 	rm -rf build prebuilds js/dist
