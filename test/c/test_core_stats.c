@@ -172,6 +172,29 @@ static void what_is_dropped_is_counted_by_why(void **state) {
     cluster_free(c);
 }
 
+/* The owner lets the document go before it reads the event: the emitter looks again. */
+static void an_event_that_is_refused_is_told_apart(void **state) {
+    (void)state;
+    cluster *c = cluster_of(2);
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    c->servers[A].deaf = true;
+    send_emit(c, B, 7, "doc", "x", false);
+    settle(c); /* the event is on its way */
+    input *unuse_first = calloc(1, sizeof(*unuse_first));
+    assert_non_null(unuse_first);
+    unuse_first->event = (aff_event){.type = AFF_EV_UNUSE, .use = AFF_USE_HOLD};
+    unuse_first->event.document = own(aff__str("doc"));
+    unuse_first->next = c->servers[A].inbox.first;
+    c->servers[A].inbox.first = unuse_first;
+    c->servers[A].deaf = false;
+    settle(c);
+    expect(c, B, "here:7");
+    aff_stats stats = stats_of(c, A);
+    assert_int_equal(stats.refused, 1);
+    assert_int_equal(stats.refused_events, 1);
+    cluster_free(c);
+}
+
 static void what_is_not_acknowledged_is_kept_and_told(void **state) {
     (void)state;
     cluster *c = two();
@@ -197,6 +220,7 @@ int main(void) {
         cmocka_unit_test(a_hung_owner_loses_its_document),
         cmocka_unit_test(renewals_are_measured_from_when_they_were_due),
         cmocka_unit_test(what_is_dropped_is_counted_by_why),
+        cmocka_unit_test(an_event_that_is_refused_is_told_apart),
         cmocka_unit_test(what_is_not_acknowledged_is_kept_and_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
