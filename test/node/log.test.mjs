@@ -168,11 +168,11 @@ describe('without it', () => {
     return stderr
   }
 
-  const debug = "log.debug('100%d', { topic: 'documents' })"
+  const debug = "log.debug('100%%', { topic: 'documents' })"
   const namespaces = {
-    'redis-affinity': [debug, /redis-affinity 100%d/],
-    'redis-affinity:documents': [debug, /redis-affinity:documents 100%d/],
-    'other,redis-affinity:*': [debug, /redis-affinity:documents 100%d/],
+    'redis-affinity': [debug, /redis-affinity 100%%/],
+    'redis-affinity:documents': [debug, /redis-affinity:documents 100%%/],
+    'other,redis-affinity:*': [debug, /redis-affinity:documents 100%%/],
     'redis-affinity:links': [debug, /^$/],
     other: [debug, /^$/],
     '*': ["log.info('joined')", /redis-affinity joined/],

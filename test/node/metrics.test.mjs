@@ -204,6 +204,10 @@ describe('registerMetrics', () => {
 
     assert.throws(() => unused().registerMetrics(registry), { code: 'AFF_EINVAL', message: /already been registered/ })
     assert.equal((await registry.getMetricsAsJSON()).length, names.length + 1, 'the others are still there')
+    const taken = new Registry()
+    new Gauge({ name: 'hocuspocus_affinity_gaps_total', help: 'of the user', registers: [taken] })
+    assert.throws(() => affinity.registerMetrics(taken), { code: 'AFF_EINVAL' })
+    assert.equal((await taken.getMetricsAsJSON()).length, 1, 'all or none')
     registry.resetMetrics()
     end()
     assert.deepEqual((await registry.getMetricsAsJSON()).map(({ name }) => name), ['of_the_user'])
