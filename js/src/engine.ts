@@ -515,7 +515,7 @@ export class Engine {
   #onFailed(status: number, text: string): void {
     const [code] = native.errors[status] ?? ['AFF_EUNKNOWN']
     const error = new AffinityError(code, `RedisServerAffinity: ${text}`)
-    this.log.error(`out of the cluster for good: ${text}`, { topic: 'redis', error })
+    this.log.error(error.message, { topic: 'redis', error })
     this.#settleReady.reject(error)
     this.#finish()
     this.events.failed(error)

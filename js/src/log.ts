@@ -94,7 +94,8 @@ export class Logger {
 
 /** Without a hook: what is below a warning is for `DEBUG` alone. */
 function print(level: LogLevel, message: string, error: unknown): void {
-  if (level === 'warn') console.warn(PREFIX, message, ...(error === undefined ? [] : [error]))
-  else if (level === 'error' && error === undefined) console.error(PREFIX, message)
+  const isSaid = error === undefined || (error as Error | null)?.message === message
+  if (level === 'warn') console.warn(PREFIX, message)
+  else if (level === 'error' && isSaid) console.error(PREFIX, message)
   else if (level === 'error') console.error(`${PREFIX} ${message}:`, error)
 }

@@ -142,11 +142,13 @@ describe('without it', () => {
         log.warn('100 % sure', { peer: 's2' })
         log.error('told')
         log.error('failed', { error })
+        log.error('why', { error })
       }),
       [
         ['warn', '[RedisServerAffinity]', '100 % sure'],
         ['error', '[RedisServerAffinity]', 'told'],
         ['error', '[RedisServerAffinity] failed:', error],
+        ['error', '[RedisServerAffinity]', 'why'],
       ],
     )
     const { warn } = console
