@@ -1,13 +1,8 @@
-// Writes the table of docs/metrics.md anew, from js/src/metrics.ts as it was built:
-//   node scripts/metrics-doc.mjs
-// A test compares them.
-import { readFileSync, writeFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
-import { RedisServerAffinity } from '../js/dist/index.js'
-import { DEFINITIONS, openTelemetryName, prometheusName } from '../js/dist/metrics.js'
+// The table of docs/metrics.md, from js/src/metrics.ts as it was built. The rest of the page is written by hand.
+import { RedisServerAffinity } from '../../js/dist/index.js'
+import { DEFINITIONS, openTelemetryName, prometheusName } from '../../js/dist/metrics.js'
 
-export const file = fileURLToPath(new URL('../docs/metrics.md', import.meta.url))
-const BEGIN = '<!-- metrics: written by scripts/metrics-doc.mjs -->\n'
+const BEGIN = '<!-- metrics: written by `make docs` -->\n'
 const END = '<!-- /metrics -->\n'
 
 /** The label of a metric with the values that it can have. */
@@ -27,11 +22,8 @@ function table() {
 }
 
 /** The page as it should be. */
-export function page() {
-  const text = readFileSync(file, 'utf8')
+export function describeMetrics(text) {
   const [begin, end] = [text.indexOf(BEGIN), text.indexOf(END)]
-  if (begin < 0 || end < begin) throw new Error(`${file} lacks its marks`)
+  if (begin < 0 || end < begin) throw new Error('docs/metrics.md lacks its marks')
   return `${text.slice(0, begin)}${BEGIN}\n${table()}\n${text.slice(end)}`
 }
-
-if (process.argv[1] === fileURLToPath(import.meta.url)) writeFileSync(file, page())
