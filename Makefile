@@ -290,8 +290,8 @@ lint: setup
 	@$(MAKE) --no-print-directory build
 	@scripts/lint.sh
 
-## docs: docs/api.md from the types, docs/c-api.md from core/aff.h
-docs:
+## docs: docs/api.md from the types, docs/c-api.md from core/aff.h, the table of docs/metrics.md
+docs: build
 	@$(NODE) scripts/docs/generate.mjs
 
 ## format: rewrite the C files in the project's style

@@ -3,7 +3,8 @@
  *
  *   open(options, onRecords) -> handle      onRecords(ArrayBuffer): a block of records (queue.h)
  *   hand(handle, records, length) -> status   the first `length` bytes are whole records (queue.h)
- *   validUntil(handle), now() -> ms         stats(handle) -> object      alive(handle)
+ *   validUntil(handle), now() -> ms         stats(handle), metrics(handle) -> object
+ *   alive(handle)
  *   close(handle)
  *
  * A handle is an external with a type tag. It is closed by close(), when it is collected, or when
@@ -389,54 +390,126 @@ static napi_value js_now(napi_env env, napi_callback_info info) {
     return to_number(env, (double)aff_now());
 }
 
-static napi_value js_stats(napi_env env, napi_callback_info info) {
+typedef struct {
+    const char *name;
+    uint64_t value;
+} field;
+
+static bool set_fields(napi_env env, napi_value object, const field *fields, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        napi_value value = to_number(env, (double)fields[i].value);
+        if (!value || napi_set_named_property(env, object, fields[i].name, value) != napi_ok)
+            return false;
+    }
+    return true;
+}
+
+/* An array of numbers. */
+static bool set_numbers(napi_env env, napi_value object, const char *name, const uint64_t *numbers,
+                        size_t count) {
+    napi_value array;
+    if (napi_create_array_with_length(env, count, &array) != napi_ok) return false;
+    for (size_t i = 0; i < count; i++) {
+        napi_value value = to_number(env, (double)numbers[i]);
+        if (!value || napi_set_element(env, array, (uint32_t)i, value) != napi_ok) return false;
+    }
+    return napi_set_named_property(env, object, name, array) == napi_ok;
+}
+
+#define COUNT(array) (sizeof(array) / sizeof(*(array)))
+
+/* What `stats()` shows. */
+static bool set_stats(napi_env env, napi_value object, const aff_stats *s,
+                      const aff_seal_stats *seal) {
+    const field fields[] = {
+        {"framesIn", s->frames_in},
+        {"framesOut", s->frames_out},
+        {"batchesIn", s->batches_in},
+        {"batchesOut", s->batches_out},
+        {"batchesDirect", s->batches_direct},
+        {"bytesIn", s->bytes_in},
+        {"bytesOut", s->bytes_out},
+        {"malformed", s->malformed},
+        {"forged", seal->forged},
+        {"replayed", seal->replayed},
+        {"stale", s->stale},
+        {"gaps", s->gaps},
+        {"takeovers", s->takeovers},
+        {"resets", s->resets},
+        {"failovers", s->failovers},
+        {"refused", s->refused},
+        {"overflows", s->overflows},
+        {"documents", s->documents},
+        {"documentsOwned", s->documents_owned},
+        {"sockets", s->sockets},
+        {"routes", s->routes},
+        {"proxies", s->proxies},
+        {"peers", s->peers},
+        {"links", s->links},
+        {"backlog", s->backlog},
+        {"queued", s->queued},
+    };
+    return set_fields(env, object, fields, COUNT(fields));
+}
+
+/* What `metrics()` shows more. Arrays are in the order of their enums; durations: of the buckets,
+ * then the sum in ms. */
+static bool set_details(napi_env env, napi_value object, const aff_stats *s,
+                        const aff_queue_stats *queues) {
+    const field fields[] = {
+        {"losses", s->losses},    {"refusedEvents", s->refused_events},
+        {"lapses", s->lapses},    {"disconnects", s->disconnects},
+        {"stalls", s->stalls},    {"unacknowledged", s->unacknowledged},
+        {"redisUp", s->redis_up}, {"stalled", s->stalled},
+        {"inbox", queues->inbox}, {"outbox", queues->outbox},
+    };
+    enum { NUMBERS = AFF_BUCKET_COUNT + 2 };
+    uint64_t renewals[NUMBERS], failovers[NUMBERS];
+    memcpy(renewals, s->renewals.counts, sizeof(s->renewals.counts));
+    memcpy(failovers, s->failover_times.counts, sizeof(s->failover_times.counts));
+    renewals[NUMBERS - 1] = s->renewals.sum_ms;
+    failovers[NUMBERS - 1] = s->failover_times.sum_ms;
+    return set_fields(env, object, fields, COUNT(fields)) &&
+           set_numbers(env, object, "staleBy", s->stale_by, COUNT(s->stale_by)) &&
+           set_numbers(env, object, "takeoversBy", s->takeovers_by, COUNT(s->takeovers_by)) &&
+           set_numbers(env, object, "reclaimsBy", s->reclaims_by, COUNT(s->reclaims_by)) &&
+           set_numbers(env, object, "renewals", renewals, NUMBERS) &&
+           set_numbers(env, object, "failoverTimes", failovers, NUMBERS);
+}
+
+/* `instance` may be NULL: zeros alone. */
+static napi_value make_stats(napi_env env, aff_instance *instance, bool has_details) {
     napi_value object;
-    handle *h = get_only_argument(env, info);
-    if (!h) return NULL;
     aff_stats s = {0};
     aff_seal_stats seal = {0};
-    if (h->instance) {
-        aff_instance_stats(h->instance, &s);
-        aff_instance_seal_stats(h->instance, &seal);
+    aff_queue_stats queues = {0};
+    if (instance) {
+        aff_instance_stats(instance, &s);
+        aff_instance_seal_stats(instance, &seal);
+        aff_instance_queue_stats(instance, &queues);
     }
-    const struct {
-        const char *name;
-        uint64_t value;
-    } fields[] = {
-        {"framesIn", s.frames_in},
-        {"framesOut", s.frames_out},
-        {"batchesIn", s.batches_in},
-        {"batchesOut", s.batches_out},
-        {"batchesDirect", s.batches_direct},
-        {"bytesIn", s.bytes_in},
-        {"bytesOut", s.bytes_out},
-        {"malformed", s.malformed},
-        {"forged", seal.forged},
-        {"replayed", seal.replayed},
-        {"stale", s.stale},
-        {"gaps", s.gaps},
-        {"takeovers", s.takeovers},
-        {"resets", s.resets},
-        {"failovers", s.failovers},
-        {"refused", s.refused},
-        {"overflows", s.overflows},
-        {"documents", s.documents},
-        {"documentsOwned", s.documents_owned},
-        {"sockets", s.sockets},
-        {"routes", s.routes},
-        {"proxies", s.proxies},
-        {"peers", s.peers},
-        {"links", s.links},
-        {"backlog", s.backlog},
-        {"queued", s.queued},
-    };
     CHECK(env, napi_create_object(env, &object));
-    for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++) {
-        napi_value value = to_number(env, (double)fields[i].value);
-        if (!value) return NULL;
-        CHECK(env, napi_set_named_property(env, object, fields[i].name, value));
-    }
-    return object;
+    if (set_stats(env, object, &s, &seal) &&
+        (!has_details || set_details(env, object, &s, &queues)))
+        return object;
+    throw_last(env);
+    return NULL;
+}
+
+static napi_value js_stats(napi_env env, napi_callback_info info) {
+    handle *h = get_only_argument(env, info);
+    return h ? make_stats(env, h->instance, false) : NULL;
+}
+
+static napi_value js_metrics(napi_env env, napi_callback_info info) {
+    size_t argc = 1;
+    napi_value argv[1];
+    napi_valuetype type;
+    CHECK(env, napi_get_cb_info(env, info, &argc, argv, NULL, NULL));
+    CHECK(env, napi_typeof(env, argv[0], &type));
+    if (type == napi_null) return make_stats(env, NULL, true);
+    handle *h = get_handle(env, argv[0]);
+    return h ? make_stats(env, h->instance, true) : NULL;
 }
 
 /* ---- The module
@@ -512,7 +585,7 @@ static bool set_error(napi_env env, napi_value object, int error) {
            napi_set_property(env, object, key, pair) == napi_ok;
 }
 
-/* `constants`: numbers of records and uses; `errors`: number -> [name, text]. */
+/* `constants`: numbers of records and uses; `errors`: number -> [name, text]; `bucketMs`. */
 static bool set_tables(napi_env env, napi_value exports) {
     napi_value numbers, errors;
     if (napi_create_object(env, &numbers) != napi_ok || napi_create_object(env, &errors) != napi_ok)
@@ -528,7 +601,10 @@ static bool set_tables(napi_env env, napi_value exports) {
     for (size_t i = 0; i < sizeof(all_errors) / sizeof(*all_errors); i++) {
         if (!set_error(env, errors, all_errors[i])) return false;
     }
-    return napi_set_named_property(env, exports, "constants", numbers) == napi_ok &&
+    uint64_t bucket_ms[AFF_BUCKET_COUNT];
+    for (int i = 0; i < AFF_BUCKET_COUNT; i++) bucket_ms[i] = aff_bucket_ms[i];
+    return set_numbers(env, exports, "bucketMs", bucket_ms, AFF_BUCKET_COUNT) &&
+           napi_set_named_property(env, exports, "constants", numbers) == napi_ok &&
            napi_set_named_property(env, exports, "errors", errors) == napi_ok;
 }
 
@@ -547,13 +623,10 @@ NAPI_MODULE_INIT() {
         const char *name;
         napi_callback call;
     } functions[] = {
-        {"open", open_instance},
-        {"close", close_instance},
-        {"hand", js_hand},
-        {"now", js_now},
-        {"alive", js_alive},
-        {"stats", js_stats},
-        {"validUntil", js_valid_until},
+        {"open", open_instance}, {"close", close_instance},
+        {"hand", js_hand},       {"now", js_now},
+        {"alive", js_alive},     {"stats", js_stats},
+        {"metrics", js_metrics}, {"validUntil", js_valid_until},
     };
     for (size_t i = 0; i < sizeof(functions) / sizeof(*functions); i++) {
         napi_value function;

@@ -210,8 +210,9 @@ typedef enum {
     AFF_ACT_EVENT_LOCAL,  /* `request` of AFF_EV_EMIT: run it here; then end AFF_USE_EVENT */
     AFF_ACT_EVENT_DONE,   /* `request` of AFF_EV_EMIT; `status`, `data`: the result or the error */
     AFF_ACT_NEWS,         /* `status`: aff_news, `document`, `name`: a server, `request`: epoch */
-    AFF_ACT_LOG,          /* `data`: for people; `status`: 0 info, 1 warning */
-    AFF_ACT_STOPPED       /* nothing is left to do */
+    AFF_ACT_LOG,    /* `data`: for people; `status`: 0 debug, 1 warning; `code`: aff_topic; what
+                       it is about: `document`, `name`: a server, `request`: epoch */
+    AFF_ACT_STOPPED /* nothing is left to do */
 } aff_action_type;
 
 /*
@@ -234,6 +235,14 @@ typedef enum {
     AFF_NEWS_SERVER_UP,  /* first word from a server */
     AFF_NEWS_SERVER_DOWN /* a server is gone */
 } aff_news;
+
+/* What a line of AFF_ACT_LOG is about. */
+typedef enum {
+    AFF_TOPIC_DOCUMENTS, /* who owns them */
+    AFF_TOPIC_LINKS,     /* other servers, and the messages between them */
+    AFF_TOPIC_REDIS,     /* the connections to it, and the membership that hangs on them */
+    AFF_TOPIC_SOCKETS    /* of clients */
+} aff_topic;
 
 enum { AFF_ARGV_MAX = 8 };
 
@@ -267,23 +276,71 @@ static inline size_t aff_action_credit(const aff_action *action) {
 
 typedef struct aff_engine aff_engine;
 
-/* Counters since the start, and gauges (documents, sockets, proxies, peers, backlog). */
+/* Why a frame or a batch was dropped that was well-formed, but not of now. */
+typedef enum {
+    AFF_STALE_EPOCH,    /* a frame under another epoch than its route has here */
+    AFF_STALE_ENDED,    /* a frame for a route, a proxy socket or an event that has ended */
+    AFF_STALE_SESSION,  /* a batch of an older session */
+    AFF_STALE_REPEATED, /* a batch that came twice */
+    AFF_STALE_FOREIGN,  /* a batch for another process, or after this one has left */
+    AFF_STALE_UNSERVED, /* a frame of the app, of a document that is not owned here any more */
+    AFF_STALE_COUNT
+} aff_stale;
+
+/* Why a document could be taken from another server. */
+typedef enum {
+    AFF_TAKEOVER_EVIDENCE,  /* nobody listened on its channel, as this server has found out */
+    AFF_TAKEOVER_LEFT,      /* it has left with the document loaded */
+    AFF_TAKEOVER_ENDED,     /* its membership has ended, or a third server has ended that */
+    AFF_TAKEOVER_RESTARTED, /* its membership is that of a later boot */
+    AFF_TAKEOVER_COUNT
+} aff_takeover;
+
+/* Why this server claimed a document anew that it had itself. */
+typedef enum {
+    AFF_RECLAIM_LAPSE,  /* its membership had lapsed */
+    AFF_RECLAIM_RECORD, /* its record was not there any more, or lower than what others had seen */
+    AFF_RECLAIM_COUNT
+} aff_reclaim;
+
+/* Durations: how many took up to aff_bucket_ms[0] ms, and longer up to [1], ...; and longer. */
+enum { AFF_BUCKET_COUNT = 14 };
+extern const uint32_t aff_bucket_ms[AFF_BUCKET_COUNT];
+typedef struct {
+    uint64_t counts[AFF_BUCKET_COUNT + 1];
+    uint64_t sum_ms;
+} aff_durations;
+
+/* Counters since the start, and gauges (documents, sockets, proxies, peers, backlog). What the
+ * application shows of it: js/src/metrics.ts. */
 typedef struct {
     uint64_t frames_in, frames_out, batches_in, batches_out, bytes_in, bytes_out;
     uint64_t batches_direct; /* those of batches_out that did not go through Redis */
     uint64_t malformed;      /* batches or frames that could not be read, and were dropped */
-    uint64_t stale;          /* frames of an older epoch, boot or session, dropped */
-    uint64_t gaps;           /* times that something was missing on a link, and sent again */
-    uint64_t resets;         /* links that started anew */
-    uint64_t failovers;      /* routes that have lost their owner and look for the next */
-    uint64_t takeovers;      /* documents taken from a dead server */
+    uint64_t stale;          /* frames of an older epoch, boot or session, dropped: all of these */
+    uint64_t stale_by[AFF_STALE_COUNT];
+    uint64_t gaps;      /* times that something was missing on a link, and sent again */
+    uint64_t resets;    /* links that started anew */
+    uint64_t failovers; /* routes that have lost their owner and look for the next */
+    uint64_t takeovers; /* documents taken from a dead server: all of these */
+    uint64_t takeovers_by[AFF_TAKEOVER_COUNT];
+    uint64_t reclaims_by[AFF_RECLAIM_COUNT];
+    uint64_t losses;         /* documents that the app counted on, and another server has now */
     uint64_t refused;        /* routes and events refused because the document is not owned here */
+    uint64_t refused_events; /* those of them that are events */
     uint64_t overflows;      /* sockets closed because a bound was hit */
+    uint64_t lapses;         /* times that the membership was lost */
+    uint64_t disconnects;    /* times that one of the connections to Redis broke */
+    uint64_t stalls;         /* times that the app did not answer for too long */
+    aff_durations renewals;  /* of the membership: from when one was due until Redis had made it */
+    aff_durations failover_times; /* of routes: without an owner, until the next one accepts */
     uint64_t documents_owned, documents, sockets, routes, proxies, peers;
-    uint64_t links;     /* peers to whom batches go directly */
-    uint64_t backlog;   /* bytes delivered to the app and not yet consumed */
-    uint64_t queued;    /* bytes waiting in links for credit */
-    uint64_t epoch_max; /* the highest epoch seen */
+    uint64_t links;          /* peers to whom batches go directly */
+    uint64_t backlog;        /* bytes delivered to the app and not yet consumed */
+    uint64_t queued;         /* bytes waiting in links for credit */
+    uint64_t unacknowledged; /* bytes that were sent on links, and are kept */
+    uint64_t epoch_max;      /* the highest epoch seen */
+    bool redis_up, stalled;
 } aff_stats;
 
 /*

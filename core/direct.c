@@ -106,7 +106,8 @@ void aff__direct_acknowledged(aff__peer *peer) {
 }
 
 static void give_up(aff_engine *e, aff__peer *peer, const char *why) {
-    aff__log(e, 1, "the direct link to server %.*s is given up: %s", (int)peer->server_id.len,
+    aff__log(e, 1, AFF_TOPIC_LINKS, &(aff__about){.server = aff__buf_slice(&peer->server_id)},
+             "the direct link to server %.*s is given up: %s", (int)peer->server_id.len,
              (const char *)peer->server_id.data, why);
     aff__act(e, AFF_ACT_DIRECT_CLOSE, aff__none(), aff__str(peer->process), aff__none());
     fall_back(e, peer);

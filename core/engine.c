@@ -174,7 +174,8 @@ const aff_action *aff_next_action(aff_engine *e) {
     return &AFF_OF(e->current, action_node, link)->action;
 }
 
-void aff__log(aff_engine *e, int level, const char *format, ...) {
+void aff__log(aff_engine *e, int level, aff_topic topic, const aff__about *about,
+              const char *format, ...) {
     char text[512];
     va_list args;
     va_start(args, format);
@@ -182,7 +183,13 @@ void aff__log(aff_engine *e, int level, const char *format, ...) {
     va_end(args);
     if (len < 0) return;
     size_t used = (size_t)len < sizeof(text) ? (size_t)len : sizeof(text) - 1;
-    aff__act(e, AFF_ACT_LOG, aff__none(), aff__none(), aff__slice(text, used))->status = level;
+    aff__about nothing = {.epoch = 0};
+    if (!about) about = &nothing;
+    aff_action *act =
+        aff__act(e, AFF_ACT_LOG, about->document, about->server, aff__slice(text, used));
+    act->status = level;
+    act->code = (uint16_t)topic;
+    act->request = about->epoch;
 }
 
 void aff__news(aff_engine *e, aff_news news, aff_slice document, aff_slice server, uint64_t epoch) {
@@ -235,7 +242,8 @@ static void on_reply(aff_engine *e, const aff_event *event) {
     aff__ask *ask = AFF_OF(item, aff__ask, item);
     aff__map_remove(&e->asks, item);
     if (event->status == AFF_EREDIS) {
-        aff__log(e, 1, "Redis: %.*s", (int)event->data.len, (const char *)event->data.data);
+        aff__log(e, 1, AFF_TOPIC_REDIS, NULL, "Redis: %.*s", (int)event->data.len,
+                 (const char *)event->data.data);
     }
     switch (ask->kind) {
         case AFF_ASK_JOIN:
@@ -391,17 +399,38 @@ const char *aff_boot(const aff_engine *e) {
     return e->member.boot;
 }
 
+const uint32_t aff_bucket_ms[AFF_BUCKET_COUNT] = {1,   2,   5,    10,   25,   50,    100,
+                                                  250, 500, 1000, 2500, 5000, 10000, 30000};
+
+void aff__count_duration(aff_durations *durations, uint64_t ms) {
+    size_t bucket = 0;
+    while (bucket < AFF_BUCKET_COUNT && ms > aff_bucket_ms[bucket]) bucket++;
+    durations->counts[bucket]++;
+    durations->sum_ms += ms;
+}
+
+static uint64_t sum(const uint64_t *numbers, size_t count) {
+    uint64_t all = 0;
+    for (size_t i = 0; i < count; i++) all += numbers[i];
+    return all;
+}
+
 void aff_get_stats(const aff_engine *e, aff_stats *out) {
     *out = e->stats;
+    out->stale = sum(e->stats.stale_by, AFF_STALE_COUNT);
+    out->takeovers = sum(e->stats.takeovers_by, AFF_TAKEOVER_COUNT);
+    out->redis_up = e->member.redis_up;
+    out->stalled = e->member.stalled;
     out->documents = e->docs.count;
     out->sockets = e->sockets.count;
     out->routes = e->routes.count;
     out->proxies = e->proxies.count;
     out->peers = e->peers.count;
-    out->queued = out->links = 0;
+    out->queued = out->unacknowledged = out->links = 0;
     for (aff__item *i = NULL; (i = aff__map_next(&e->peers, i));) {
         const aff__peer *peer = AFF_OF(i, aff__peer, item);
         out->queued += peer->queue.len - peer->queue_at;
+        out->unacknowledged += peer->queue_at - peer->acked_at;
         out->links += peer->direct.state == AFF_DIRECT_UP;
     }
 }

@@ -59,6 +59,7 @@ typedef struct {
     uint64_t settled_at;            /* when others that lost it too are back as well */
     uint64_t renew_at, valid_until; /* JOINED; `valid_until` is also kept when Redis is away */
     uint64_t probe_at, probe_until; /* PROBING */
+    uint64_t due_at;                /* when a renewal that has yet to succeed was due; 0: none */
     bool asking;                    /* a request is in flight */
     bool redis_up, listening, subscribed, announced;
     bool stalled, draining;
@@ -243,18 +244,19 @@ typedef struct aff__token_wait aff__token_wait;
 
 typedef struct {
     aff__shim_phase phase;
-    bool authenticated, readonly; /* what the client has been told */
-    bool fresh;                   /* the Auth that is known answers our request for a token */
-    bool asks;                    /* AUTH: a SyncStep1 is among what the new owner gets */
-    bool step2;                   /* SYNC: the client's SyncStep2 has been forwarded */
-    uint32_t questions;           /* SyncStep1s of owners that the client has yet to answer */
-    uint32_t outdated;            /* those of them of former owners */
-    uint32_t unsynced;            /* the provider's counter */
-    uint32_t forwarded;           /* SYNC: updates that the present owner has not acknowledged */
-    uint32_t before_step2;        /* SYNC: those of them that were sent before the SyncStep2 */
-    aff__known *known;            /* NULL: nothing */
-    uint64_t clock;               /* the highest of its awareness that others may have heard */
-    aff__token_wait *wait;        /* TOKEN; else NULL */
+    bool authenticated : 1, readonly : 1; /* what the client has been told */
+    bool fresh : 1;        /* the Auth that is known answers our request for a token */
+    bool asks : 1;         /* AUTH: a SyncStep1 is among what the new owner gets */
+    bool step2 : 1;        /* SYNC: the client's SyncStep2 has been forwarded */
+    uint32_t lost_at;      /* when its owner was lost last: the low 32 bits of ms */
+    uint32_t questions;    /* SyncStep1s of owners that the client has yet to answer */
+    uint32_t outdated;     /* those of them of former owners */
+    uint32_t unsynced;     /* the provider's counter */
+    uint32_t forwarded;    /* SYNC: updates that the present owner has not acknowledged */
+    uint32_t before_step2; /* SYNC: those of them that were sent before the SyncStep2 */
+    aff__known *known;     /* NULL: nothing */
+    uint64_t clock;        /* the highest of its awareness that others may have heard */
+    aff__token_wait *wait; /* TOKEN; else NULL */
 } aff__shim;
 
 /* A client has been asked for its token. */
@@ -391,8 +393,16 @@ struct aff_engine {
 /* Makes an action at the end of the queue; the three slices are copied. */
 aff_action *aff__act(aff_engine *e, aff_action_type type, aff_slice document, aff_slice name,
                      aff_slice data);
-void aff__log(aff_engine *e, int level, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+/* What a line of the log is about, as far as it is about that. */
+typedef struct {
+    aff_slice document, server;
+    uint64_t epoch;
+} aff__about;
+
+/* `about` may be NULL. */
+void aff__log(aff_engine *e, int level, aff_topic topic, const aff__about *about,
+              const char *format, ...) __attribute__((format(printf, 5, 6)));
+void aff__count_duration(aff_durations *durations, uint64_t ms);
 void aff__news(aff_engine *e, aff_news news, aff_slice document, aff_slice server, uint64_t epoch);
 uint64_t aff__random(aff_engine *e);
 
@@ -447,8 +457,18 @@ void aff__waiter_free(aff_engine *e, aff__waiter *waiter);
 aff__peer *aff__self(aff_engine *e); /* the peer that is this server itself */
 aff__peer *aff__peer_get(aff_engine *e, const char *process); /* makes it where there is none */
 aff__peer *aff__peer_find(const aff_engine *e, aff_slice process);
-bool aff__peer_alive(const aff_engine *e, const aff__peer *peer);     /* heard of lately */
-void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why); /* frees it */
+bool aff__peer_alive(const aff_engine *e, const aff__peer *peer); /* heard of lately */
+/* Why a peer is gone. */
+typedef enum {
+    AFF_GONE_UNKNOWN, /* it is not gone, or long forgotten */
+    AFF_GONE_GOODBYE,
+    AFF_GONE_UNHEARD, /* nobody listens on its channel */
+    AFF_GONE_ENDED,   /* its membership */
+    AFF_GONE_IDLE
+} aff__gone;
+
+void aff__peer_gone(aff_engine *e, aff__peer *peer, aff__gone why); /* frees it */
+aff__gone aff__why_gone(const aff_engine *e, const char *process);
 void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);
 void aff__peers_tick(aff_engine *e);
 void aff__peers_greet(aff_engine *e); /* connected again: what did we miss, what did they? */

@@ -121,7 +121,7 @@ static bool on_result(aff_engine *e, aff__peer *peer, aff_slice rest) {
     if (!aff__get_uint(&rest, &id) || !aff__get_uint(&rest, &status) || status > 1000) return false;
     aff__waiter *waiter = find_event(e, id);
     if (!waiter || waiter->peer != peer) {
-        e->stats.stale++;
+        e->stats.stale_by[AFF_STALE_ENDED]++;
         return true;
     }
     if (-(int)status == AFF_EOWNED) {
@@ -155,6 +155,7 @@ static bool on_event(aff_engine *e, aff__peer *peer, aff_slice rest) {
     if (doc) aff__doc_raised(e, doc, epoch);
     if (!doc || doc->state != AFF_DOC_OWNED || doc->epoch != epoch) {
         e->stats.refused++;
+        e->stats.refused_events++;
         aff__doc_disown(e, document, epoch);
         send_result(e, peer, id, AFF_EOWNED, aff__none());
         return true;

@@ -417,6 +417,7 @@ static int left_status(const aff_event *reply) {
 static void lost(aff_engine *e, aff__doc *doc) {
     if (!doc->kept) return;
     doc->kept = false;
+    e->stats.losses++;
     drop_uses(doc);
     aff__served_lost(e, doc);
     move_local_routes(e, doc);
@@ -460,8 +461,19 @@ void aff__saw_epoch(aff_engine *e, uint64_t epoch) {
     if (epoch > e->stats.epoch_max) e->stats.epoch_max = epoch;
 }
 
+/* A document of ours has a new epoch: why? */
+static void count_reclaim(aff_engine *e, const aff__doc *doc) {
+    record_fields former;
+    bool was_ours = parse_record(aff__buf_slice(&doc->record), &former) &&
+                    memcmp(former.boot.data, e->member.boot, AFF_PROCESS_LEN) == 0;
+    if (!was_ours) return; /* another server had it in between: a take-over */
+    bool has_lapsed = memcmp(former.boot.data, e->member.boot, AFF_BOOT_LEN) != 0;
+    e->stats.reclaims_by[has_lapsed ? AFF_RECLAIM_LAPSE : AFF_RECLAIM_RECORD]++;
+}
+
 static void won(aff_engine *e, aff__doc *doc, aff_slice record, const record_fields *fields) {
     bool renewed = doc->kept && doc->epoch != fields->epoch;
+    if (renewed) count_reclaim(e, doc);
     if (!doc->kept || renewed) {
         aff__news(e, AFF_NEWS_OWNED, aff__item_key(&doc->item), aff__none(), fields->epoch);
     }
@@ -557,7 +569,8 @@ static void on_claim_answer(aff_engine *e, aff__doc *doc, const aff_event *reply
     record_fields fields;
     aff_slice record = reply->value_count > 1 ? values[1].string : aff__none();
     if (!parse_record(record, &fields) || (result == 1 && !is_granted(e, doc, &fields))) {
-        aff__log(e, 1, "unreadable lease record of a document");
+        aff__about about = {.document = aff__item_key(&doc->item)};
+        aff__log(e, 1, AFF_TOPIC_DOCUMENTS, &about, "unreadable lease record of a document");
         to(e, doc, AFF_DOC_FREE);
         place_parked(e, doc);
         return;
@@ -586,6 +599,15 @@ static bool is_conclusive(aff_engine *e, aff__doc *doc) {
     return false;
 }
 
+/* `is_absent`: its membership is missing; else it is that of another boot. */
+static aff_takeover cause_of(const aff_engine *e, const record_fields *fields, bool is_absent) {
+    switch (aff__why_gone(e, (const char *)fields->boot.data)) {
+        case AFF_GONE_UNHEARD: return AFF_TAKEOVER_EVIDENCE;
+        case AFF_GONE_GOODBYE: return AFF_TAKEOVER_LEFT;
+        default: return is_absent ? AFF_TAKEOVER_ENDED : AFF_TAKEOVER_RESTARTED;
+    }
+}
+
 static void on_holder_answer(aff_engine *e, aff__doc *doc, const aff__ask *ask,
                              const aff_event *reply) {
     aff_slice record = aff__buf_slice(&doc->record);
@@ -608,9 +630,11 @@ static void on_holder_answer(aff_engine *e, aff__doc *doc, const aff__ask *ask,
     }
     doc->absent_at = 0;
     if (may_claim(e, doc)) {
-        aff__log(e, 0, "taking a document over from %.*s, which is dead", (int)fields.server.len,
+        aff__about about = {aff__item_key(&doc->item), fields.server, fields.epoch};
+        aff__log(e, 0, AFF_TOPIC_DOCUMENTS, &about,
+                 "taking a document over from %.*s, which is dead", (int)fields.server.len,
                  (const char *)fields.server.data);
-        e->stats.takeovers++;
+        e->stats.takeovers_by[cause_of(e, &fields, is_absent)]++;
         aff__news(e, AFF_NEWS_TAKEOVER, aff__item_key(&doc->item), fields.server, fields.epoch);
     }
     claim_over(e, doc, record);

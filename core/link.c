@@ -82,6 +82,7 @@ typedef struct {
     aff__list by_age;
     char process[AFF_PROCESS_LEN];
     uint64_t session; /* the last one */
+    aff__gone why;
 } former_peer;
 
 static former_peer *find_former(const aff_engine *e, const char *process) {
@@ -95,7 +96,7 @@ static void forget_former(aff_engine *e, former_peer *former) {
     aff__release(&e->heap, former);
 }
 
-static void remember_former(aff_engine *e, const aff__peer *peer) {
+static void remember_former(aff_engine *e, const aff__peer *peer, aff__gone why) {
     if (e->former_peers.count >= FORMER_MAX) {
         forget_former(e, AFF_OF(e->formers.next, former_peer, by_age));
     }
@@ -103,8 +104,14 @@ static void remember_former(aff_engine *e, const aff__peer *peer) {
     memcpy(former->process, peer->process, AFF_PROCESS_LEN);
     aff__item_init(&former->item, aff__slice(former->process, AFF_PROCESS_LEN));
     former->session = peer->session;
+    former->why = why;
     aff__map_put(&e->former_peers, &former->item);
     aff__list_append(&e->formers, &former->by_age);
+}
+
+aff__gone aff__why_gone(const aff_engine *e, const char *process) {
+    const former_peer *former = find_former(e, process);
+    return former ? former->why : AFF_GONE_UNKNOWN;
 }
 
 /* The lowest session with a process that nothing was sent in before. */
@@ -181,14 +188,25 @@ static void new_session(aff_engine *e, aff__peer *peer, uint64_t session) {
     peer->ack_at = e->now;
 }
 
-void aff__peer_gone(aff_engine *e, aff__peer *peer, const char *why) {
-    aff__log(e, 0, "server %.*s is gone (%s)", (int)peer->server_id.len,
-             (const char *)peer->server_id.data, why);
+static const char *gone_text(aff__gone why) {
+    switch (why) {
+        case AFF_GONE_GOODBYE: return "it said goodbye";
+        case AFF_GONE_UNHEARD: return "nobody listens on its channel";
+        case AFF_GONE_ENDED: return "its membership has ended";
+        case AFF_GONE_IDLE: return "idle";
+        default: return "unknown";
+    }
+}
+
+void aff__peer_gone(aff_engine *e, aff__peer *peer, aff__gone why) {
+    aff__about about = {.server = aff__buf_slice(&peer->server_id)};
+    aff__log(e, 0, AFF_TOPIC_LINKS, &about, "server %.*s is gone (%s)", (int)peer->server_id.len,
+             (const char *)peer->server_id.data, gone_text(why));
     aff__news(e, AFF_NEWS_SERVER_DOWN, aff__none(), aff__buf_slice(&peer->server_id), 0);
     aff__map_remove(&e->peers, &peer->item);
     aff__docs_forget_owner(e, peer);
     end_session(e, peer, peer->session);
-    remember_former(e, peer);
+    remember_former(e, peer, why);
     aff__list_remove(&peer->dirty);
     aff__direct_free(e, peer);
     aff__buf *bufs[] = {&peer->server_id, &peer->queue, &peer->sizes, &peer->fragment,
@@ -556,7 +574,7 @@ static bool read_frames(aff_engine *e, aff__peer *peer, aff_slice rest) {
             return true;
         }
         if (frame.len == 1 && frame.data[0] == AFF_FRAME_BYE) {
-            aff__peer_gone(e, peer, "it said goodbye");
+            aff__peer_gone(e, peer, AFF_GONE_GOODBYE);
             return false; /* the last frame of a link */
         }
         if (!dispatch(e, peer, frame)) e->stats.malformed++;
@@ -586,7 +604,7 @@ static void answer_now(aff_engine *e, aff__peer *peer) {
  */
 static bool same_session(aff_engine *e, aff__peer *peer, const batch_header *h) {
     if (h->session < peer->session) {
-        e->stats.stale++;
+        e->stats.stale_by[AFF_STALE_SESSION]++;
         answer_now(e, peer);
         return false;
     }
@@ -634,7 +652,7 @@ static void on_batch(aff_engine *e, aff__peer *peer, const batch_header *h, aff_
         return;
     }
     if (AFF_MUTATE(7, false, h->seq < expected)) { /* had before; its sender may not know */
-        e->stats.stale++;
+        e->stats.stale_by[AFF_STALE_REPEATED]++;
         if (!has_frames) return;
         aff__direct_doubt(e, peer);
         answer_now(e, peer);
@@ -661,7 +679,7 @@ void aff__link_receive(aff_engine *e, aff_slice batch) {
     if (memcmp(h.to, e->member.boot, AFF_PROCESS_LEN) != 0 ||
         memcmp(h.from, e->member.boot, AFF_PROCESS_LEN) == 0 ||
         e->member.state == AFF_MEMBER_LEAVING) {
-        e->stats.stale++;
+        e->stats.stale_by[AFF_STALE_FOREIGN]++;
         return;
     }
     bool is_new = !aff__peer_find(e, aff__str(h.from));
@@ -751,7 +769,8 @@ static void on_mute(aff_engine *e, aff__peer *peer) {
     uint64_t lock = e->config.lock_ttl_ms, proxy = e->config.proxy_socket_ttl_ms;
     if (e->now - peer->mute_at < (proxy > lock ? proxy : lock)) return;
     peer->mute_at = 0;
-    aff__log(e, 1,
+    aff__about about = {.server = aff__buf_slice(&peer->server_id)};
+    aff__log(e, 1, AFF_TOPIC_LINKS, &about,
              "server %.*s is a member and does not answer: have all servers the same secret, pack "
              "and version? The clients of its documents here are closed",
              (int)peer->server_id.len, (const char *)peer->server_id.data);
@@ -773,7 +792,7 @@ void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply
         return;
     }
     if (ask->kind == AFF_ASK_EVICT) {
-        aff__peer_gone(e, peer, "nobody listens on its channel");
+        aff__peer_gone(e, peer, AFF_GONE_UNHEARD);
         return;
     }
     bool lives = value->type == AFF_VALUE_STRING && value->string.len == AFF_BOOT_LEN &&
@@ -788,13 +807,14 @@ void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply
         if (peer->absent_at == 0) peer->absent_at = e->now;
         if (e->now < peer->absent_at + AFF_ABSENT_MS || e->now < e->member.settled_at) return;
     }
-    aff__peer_gone(e, peer, "its membership has ended");
+    aff__peer_gone(e, peer, AFF_GONE_ENDED);
 }
 
 static void peer_tick(aff_engine *e, aff__peer *peer) {
     if (!aff__list_empty(&peer->proxies) &&
         e->now - peer->heard_at >= e->config.proxy_socket_ttl_ms) {
-        aff__log(e, 1, "nothing heard from server %.*s for proxySocketTTL",
+        aff__about about = {.server = aff__buf_slice(&peer->server_id)};
+        aff__log(e, 1, AFF_TOPIC_LINKS, &about, "nothing heard from server %.*s for proxySocketTTL",
                  (int)peer->server_id.len, (const char *)peer->server_id.data);
         new_session(e, peer, peer->session + 1);
     }
@@ -825,7 +845,7 @@ void aff__peers_tick(aff_engine *e) {
         bool forget = !is_active(peers[p]) && e->now - peers[p]->heard_at > IDLE_FORGET_MS &&
                       e->now - peers[p]->spoken_at > IDLE_FORGET_MS;
         if (forget) {
-            aff__peer_gone(e, peers[p], "idle");
+            aff__peer_gone(e, peers[p], AFF_GONE_IDLE);
         } else {
             peer_tick(e, peers[p]);
         }

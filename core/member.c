@@ -82,13 +82,16 @@ static void joined(aff_engine *e) {
     to(e, AFF_MEMBER_JOINED);
     m->valid_until = m->asked_at + e->config.lock_ttl_ms - margin(e);
     m->renew_at = m->asked_at + e->config.lock_ttl_ms / 3;
+    m->due_at = 0;
     announce(e);
     aff__docs_resume(e);
 }
 
 /* The membership is gone: whatever this boot owned, others may own now. Never revived. */
 static void lapse(aff_engine *e, const char *why) {
-    aff__log(e, 1, "membership lost (%s): starting again under a new boot", why);
+    aff__log(e, 1, AFF_TOPIC_REDIS, NULL, "membership lost (%s): starting again under a new boot",
+             why);
+    e->stats.lapses++;
     e->member.valid_until = 0;
     aff__new_boot(e);
     if (AFF_MUTATE(18, false, true)) aff__docs_reclaim(e);
@@ -100,11 +103,17 @@ static bool has_lapsed(const aff_engine *e) {
     return e->member.state == AFF_MEMBER_JOINED && e->now >= e->member.valid_until;
 }
 
+/* From when on it is late: what was due while Redis was away counts from then on. */
+static void note_due(aff__member *m, uint64_t now) {
+    if (m->due_at == 0) m->due_at = m->renew_at < now ? m->renew_at : now;
+}
+
 /*
  * Do the key and our records still stand? It may be another Redis by now: a replica that was behind
  * when it was promoted.
  */
 static void make_sure(aff_engine *e) {
+    note_due(&e->member, e->now);
     e->member.renew_at = e->now;
     aff__member_tick(e);
     if (AFF_MUTATE(14, false, true)) aff__docs_reclaim(e);
@@ -131,6 +140,7 @@ void aff__member_up(aff_engine *e) {
 
 void aff__member_down(aff_engine *e) {
     aff__member *m = &e->member;
+    e->stats.disconnects++;
     m->redis_up = false;
     m->asking = false;
     if (m->state == AFF_MEMBER_JOINING || m->state == AFF_MEMBER_PROBING) {
@@ -140,6 +150,7 @@ void aff__member_down(aff_engine *e) {
 
 void aff__member_subscribed(aff_engine *e, bool yes) {
     e->member.subscribed = yes;
+    e->stats.disconnects += !yes;
     if (!yes) return;
     announce(e);
     aff__peers_greet(e);
@@ -197,6 +208,8 @@ static void renewed(aff_engine *e, const aff_event *reply) {
     }
     if (has_lapsed(e)) return; /* too late, whatever Redis says: member_tick gives up */
     m->valid_until = m->asked_at + e->config.lock_ttl_ms - margin(e);
+    aff__count_duration(&e->stats.renewals, e->now - m->due_at);
+    m->due_at = 0;
 }
 
 void aff__member_answer(aff_engine *e, const aff__ask *asked, const aff_event *reply) {
@@ -263,6 +276,7 @@ void aff__member_tick(aff_engine *e) {
             if (has_lapsed(e)) {
                 lapse(e, "the renewal came too late");
             } else if (e->now >= m->renew_at && !m->asking) {
+                note_due(m, e->now);
                 m->renew_at = e->now + e->config.lock_ttl_ms / 3;
                 ask(e, AFF_ASK_RENEW, AFF_SCRIPT_RENEW, m->boot);
             }
@@ -299,7 +313,8 @@ void aff__member_stalled(aff_engine *e, bool stalled) {
     aff__member *m = &e->member;
     if (m->stalled == stalled) return;
     m->stalled = stalled;
-    aff__log(e, 1,
+    e->stats.stalls += stalled;
+    aff__log(e, 1, AFF_TOPIC_REDIS, NULL, "%s",
              stalled ? "the application hangs: membership is not renewed any more"
                      : "the application answers again");
     if (stalled || m->state != AFF_MEMBER_JOINED) return;

@@ -261,7 +261,8 @@ static void close_socket(aff_engine *e, aff__socket *socket, uint16_t code, cons
 }
 
 void aff__route_fail(aff_engine *e, aff__route *route, const char *why) {
-    aff__log(e, 0, "closing socket %u: %s", route->socket->id, why);
+    aff__about about = {.document = aff__item_key(&route->doc->item)};
+    aff__log(e, 0, AFF_TOPIC_SOCKETS, &about, "closing socket %u: %s", route->socket->id, why);
     close_socket(e, route->socket, AFF_CLOSE_RESET, "Reset Connection");
 }
 
@@ -431,6 +432,7 @@ static void fail_over(aff_engine *e, aff__route *route) {
     static const uint8_t token_request[] = {AFF_HP_AUTH, AFF_HP_TOKEN};
     e->stats.failovers++;
     bool ask = aff__shim_start(e, &route->shim);
+    route->shim.lost_at = (uint32_t)e->now;
     to(e, route, AFF_ROUTE_LOOKUP);
     if (ask) {
         send_to_client(e, route, token_request, sizeof(token_request));
@@ -682,9 +684,9 @@ static aff__route *visiting_route(aff_engine *e, uint32_t id, aff_slice address)
 static aff__route *present_route(aff_engine *e, uint32_t visit, aff_slice address, uint64_t epoch,
                                  const aff__peer *peer) {
     aff__route *route = visiting_route(e, visit, address);
-    bool is_there = route && route->visit && route->visit->peer == peer && route->epoch == epoch;
-    if (is_there) return route;
-    e->stats.stale++;
+    bool is_there = route && route->visit && route->visit->peer == peer;
+    if (is_there && route->epoch == epoch) return route;
+    e->stats.stale_by[is_there ? AFF_STALE_EPOCH : AFF_STALE_ENDED]++;
     return NULL;
 }
 
@@ -704,11 +706,16 @@ static bool on_accept(aff_engine *e, aff__peer *peer, aff_slice rest) {
     uint64_t epoch;
     if (!aff__get_u32(&rest, &visit) || !aff__get_epoch(&rest, &epoch)) return false;
     aff__route *route = visiting_route(e, visit, rest);
-    if (!route || !route->visit || route->visit->peer != peer || epoch < route->epoch) {
-        e->stats.stale++;
+    bool is_there = route && route->visit && route->visit->peer == peer;
+    if (!is_there || epoch < route->epoch) {
+        e->stats.stale_by[is_there ? AFF_STALE_EPOCH : AFF_STALE_ENDED]++;
         return true;
     }
     if (route->state == AFF_ROUTE_OFFERED && epoch == route->epoch) {
+        if (route->shim.phase != AFF_SHIM_IDLE) {
+            uint32_t took_ms = (uint32_t)e->now - route->shim.lost_at;
+            aff__count_duration(&e->stats.failover_times, took_ms);
+        }
         to(e, route, AFF_ROUTE_REMOTE);
         if (route->closing) {
             to(e, route, AFF_ROUTE_CLOSING);
@@ -814,7 +821,7 @@ static bool on_out(aff_engine *e, aff__peer *peer, aff_slice rest) {
         aff__get_int(&targets, &step);
         visit = (int64_t)((uint64_t)visit + (uint64_t)step);
         if (visit < 0 || visit > UINT32_MAX) {
-            e->stats.stale++;
+            e->stats.stale_by[AFF_STALE_ENDED]++;
             continue;
         }
         aff__route *route = present_route(e, (uint32_t)visit, parsed.address, epoch, peer);

@@ -239,7 +239,7 @@ static void on_data(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
                     const aff__client_frame *frame, aff_slice data) {
     aff__served *served = find_served(e, proxy, frame->address);
     if (!served || epoch < served->since || epoch > served->epoch) {
-        e->stats.stale++;
+        e->stats.stale_by[served ? AFF_STALE_EPOCH : AFF_STALE_ENDED]++;
         if (!served && proxy->is_ours) {
             aff__route_returned(e, proxy->socket, frame, data);
         }
@@ -270,7 +270,7 @@ bool aff__owner_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_
     if (type == AFF_FRAME_OPEN) return on_open(e, peer, visit, rest);
     aff__proxy *proxy = find_by_origin(e, peer, visit);
     if (!proxy) { /* closed here meanwhile */
-        e->stats.stale++;
+        e->stats.stale_by[AFF_STALE_ENDED]++;
         return true;
     }
     switch (type) {
@@ -339,7 +339,7 @@ void aff__proxy_send(aff_engine *e, const uint32_t *proxies, uint32_t count, aff
     }
     aff__doc *doc = aff__doc_find(e, frame.document);
     if (!doc || !aff__doc_serves(doc)) {
-        e->stats.stale += count;
+        e->stats.stale_by[AFF_STALE_UNSERVED] += count;
         return;
     }
     bool over = ends_route(&frame);
@@ -350,7 +350,7 @@ void aff__proxy_send(aff_engine *e, const uint32_t *proxies, uint32_t count, aff
         aff__proxy *proxy = find_proxy(e, proxies[p]);
         aff__served *served = proxy ? find_served(e, proxy, frame.address) : NULL;
         if (!served || !served->accepted) {
-            e->stats.stale++;
+            e->stats.stale_by[AFF_STALE_ENDED]++;
             continue;
         }
         add_target(&peers, proxy);

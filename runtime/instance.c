@@ -74,10 +74,18 @@ static void deliver_action(aff_instance *in, const aff_action *a) {
     deliver(in, &record, aff_action_credit(a));
 }
 
-static void tell(aff_instance *in, aff_action_type type, int status, const char *text) {
-    aff_record record = {
-        .kind = (uint8_t)type, .status = status, .data = {(const uint8_t *)text, strlen(text)}};
+static void tell(aff_instance *in, aff_action_type type, int status, uint16_t code,
+                 const char *text) {
+    aff_record record = {.kind = (uint8_t)type,
+                         .status = status,
+                         .code = code,
+                         .data = {(const uint8_t *)text, strlen(text)}};
     deliver(in, &record, 0);
+}
+
+/* A line for people; `level` as in AFF_ACT_LOG. */
+static void tell_log(aff_instance *in, int level, aff_topic topic, const char *text) {
+    tell(in, AFF_ACT_LOG, level, (uint16_t)topic, text);
 }
 
 /* ---- To Redis ------------------------------------------------------------------------------ */
@@ -198,7 +206,7 @@ static void on_down(void *arg, const char *reason) {
     aff_instance *in = arg;
     char line[256];
     snprintf(line, sizeof(line), "connection to Redis lost: %s", reason);
-    tell(in, AFF_ACT_LOG, 1, line);
+    tell_log(in, 1, AFF_TOPIC_REDIS, line);
     step(in, &(aff_event){.type = AFF_EV_REDIS_DOWN});
 }
 
@@ -207,8 +215,11 @@ static void on_refused(void *arg, const char *error) {
     if (in->refused) return;
     in->refused = true;
     /* A start with wrong credentials fails. Later, it is an outage: somebody may mend it. */
-    tell(in, in->has_started ? AFF_ACT_LOG : AFF_ACT_FAILED, in->has_started ? 1 : AFF_EREFUSED,
-         error);
+    if (in->has_started) {
+        tell_log(in, 1, AFF_TOPIC_REDIS, error);
+    } else {
+        tell(in, AFF_ACT_FAILED, AFF_EREFUSED, 0, error);
+    }
 }
 
 static aff_value to_value(const redisReply *r) {
@@ -246,7 +257,7 @@ static void tell_forgery(aff_instance *in, const char *what) {
     uint64_t now = aff_now();
     if (in->forgery_told_at && now - in->forgery_told_at < TELL_FORGERY_EVERY_MS) return;
     in->forgery_told_at = now;
-    tell(in, AFF_ACT_LOG, 1, what);
+    tell_log(in, 1, AFF_TOPIC_LINKS, what);
 }
 
 /* Is the message to be read? Leaves what was sealed in `*message`. */
@@ -307,7 +318,7 @@ static void on_retry(void *arg, const char *reason, uint32_t delay_ms) {
     if (in->failed_attempts++ % 20 != 0) return;
     char line[256];
     snprintf(line, sizeof(line), "Redis can't be reached, still trying: %s", reason);
-    tell(in, AFF_ACT_LOG, 1, line);
+    tell_log(in, 1, AFF_TOPIC_REDIS, line);
 }
 
 static const aff_redis_callbacks command_callbacks = {
@@ -330,7 +341,7 @@ static void on_direct_down(void *arg, aff_slice process, const char *reason) {
     char line[256];
     snprintf(line, sizeof(line), "no direct link to process %.*s, Redis carries what there is: %s",
              (int)process.len, (const char *)process.data, reason);
-    tell(in, AFF_ACT_LOG, in->failed_links++ % 20 == 0, line);
+    tell_log(in, in->failed_links++ % 20 == 0, AFF_TOPIC_LINKS, line);
     step(in, &(aff_event){.type = AFF_EV_DIRECT_DOWN, .name = process});
 }
 
@@ -434,7 +445,7 @@ static void save_stats(aff_instance *in) {
 
 static void turn(aff_instance *in) {
     if (atomic_load(&in->abort) && !in->closing) {
-        tell(in, AFF_ACT_FAILED, AFF_ENOMEM, "the engine has stopped: out of memory");
+        tell(in, AFF_ACT_FAILED, AFF_ENOMEM, 0, "the engine has stopped: out of memory");
         stop(in);
     }
     if (in->closing) return;
@@ -535,7 +546,7 @@ static void tell_address(aff_instance *in) {
     char line[2 * AFF_ADDRESS_MAX];
     snprintf(line, sizeof(line), "direct links: listening at port %u, which others reach at %s",
              aff_direct_port(in->direct), aff_direct_address(in->direct));
-    tell(in, AFF_ACT_LOG, 0, line);
+    tell_log(in, 0, AFF_TOPIC_LINKS, line);
 }
 
 static int start(aff_instance *in, char *error, size_t error_len) {
@@ -607,6 +618,10 @@ void aff_instance_stats(aff_instance *in, aff_stats *out) {
 
 void aff_instance_seal_stats(const aff_instance *in, aff_seal_stats *out) {
     *out = (aff_seal_stats){atomic_load(&in->forged), atomic_load(&in->replayed)};
+}
+
+void aff_instance_queue_stats(aff_instance *in, aff_queue_stats *out) {
+    *out = (aff_queue_stats){aff_queue_len(&in->inbox), aff_queue_len(&in->outbox)};
 }
 
 void aff_instance_close(aff_instance *in) {

@@ -81,6 +81,13 @@ typedef struct {
 
 void aff_instance_seal_stats(const aff_instance *instance, aff_seal_stats *out);
 
+/* Bytes that wait for the instance's thread, and for the application; any thread. */
+typedef struct {
+    size_t inbox, outbox;
+} aff_queue_stats;
+
+void aff_instance_queue_stats(aff_instance *instance, aff_queue_stats *out);
+
 /* The application lives: to be called well more often than `stall_limit_ms`; one thread. */
 void aff_instance_alive(aff_instance *instance);
 

@@ -75,6 +75,13 @@ int aff_queue_append(aff_queue *queue, const void *records, size_t len) {
     return status;
 }
 
+size_t aff_queue_len(aff_queue *queue) {
+    uv_mutex_lock(&queue->mutex);
+    size_t len = queue->len;
+    uv_mutex_unlock(&queue->mutex);
+    return len;
+}
+
 aff_block aff_queue_take(aff_queue *queue) {
     uv_mutex_lock(&queue->mutex);
     aff_block block = {queue->data, queue->len, queue->credit};

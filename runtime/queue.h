@@ -59,6 +59,9 @@ int aff_queue_push(aff_queue *queue, const aff_record *record, uint64_t credit);
  */
 int aff_queue_append(aff_queue *queue, const void *records, size_t len);
 
+/* Bytes that wait; any thread. */
+size_t aff_queue_len(aff_queue *queue);
+
 /* Takes all that waits; the reader's thread. `data` is NULL where there is nothing. */
 aff_block aff_queue_take(aff_queue *queue);
 

@@ -17,10 +17,14 @@ import { LazyConnection, type SocketForHocuspocus } from './connection.js'
 import { Documents } from './documents.js'
 import { Drain } from './drain.js'
 import { Engine, type EngineEvents, type News, type NewsKind, RemoteFailure } from './engine.js'
-import { AffinityError, report } from './errors.js'
+import { AffinityError } from './errors.js'
+import { type MetricsTarget, exportMetrics } from './exporters.js'
 import { documentOf } from './frames.js'
 import { HandOvers, LATE_MERGE_EVENT, MERGE_EVENT, OPEN_EVENT } from './handover.js'
+import { type Health, healthOf } from './health.js'
 import type { ClientConnection, HandleConnection } from './hocuspocus.js'
+import { type EventOutcomeName, Measures, type Metrics, readMetrics } from './metrics.js'
+import { native, type NativeMetrics } from './native.js'
 import { type Configuration, type CustomEvents, type Options, readOptions } from './options.js'
 import { PayloadCodec, packValue, unpackValue } from './payload.js'
 import { ProxySocket } from './proxy.js'
@@ -35,6 +39,11 @@ const RETRY_STORE_MS = 500
 const FLUSH_MS = 1000
 const MAX_NAME = 65_535
 const MAX_PAYLOAD = 64 * 1024 * 1024
+
+/** A call of handleEvent: how has it ended, or would it if nothing more happened? */
+interface EventCall {
+  outcome: EventOutcomeName
+}
 
 /**
  * Puts each document on exactly one server of a cluster, and makes every other server a proxy to it.
@@ -53,6 +62,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #host!: SocketHost
   #documents!: Documents
   #handOvers!: HandOvers
+  readonly #measures = new Measures()
+  #failure: AffinityError | undefined
   #reloads = new Reloads((document) => this.#storeNow(document))
   #storesLater = new WeakSet<Document>()
   #instance: Hocuspocus | undefined
@@ -101,6 +112,49 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     return this.#start().stats()
   }
 
+  /** Everything that is counted and measured here; docs/metrics.md explains it. It starts nothing. */
+  metrics(): Metrics {
+    const engine = this.#engineMetrics()
+    return readMetrics({
+      serverId: this.serverId,
+      engine,
+      health: this.#healthWith(engine),
+      measures: this.#measures,
+      handOvers: this.#handOvers?.count ?? 0,
+    })
+  }
+
+  /**
+   * Has the metrics read by a registry of prom-client or a meter of OpenTelemetry's API, whenever these collect.
+   *
+   * @returns ends that
+   * @throws AffinityError `AFF_EINVAL`: it is neither, or has metrics of these names
+   */
+  registerMetrics(target: MetricsTarget): () => void {
+    return exportMetrics(target, () => this.metrics())
+  }
+
+  /** How this server is, for probes; it asks nobody and starts nothing. */
+  health(): Health {
+    return this.#healthWith(this.#engineMetrics())
+  }
+
+  #engineMetrics(): NativeMetrics {
+    return this.#engine?.metrics() ?? native.metrics(null)
+  }
+
+  #healthWith(engine: NativeMetrics): Health {
+    return healthOf({
+      hasJoined: this.#engine?.hasJoined ?? false,
+      failure: this.#failure,
+      isClosed: this.#destroyed !== undefined,
+      isDraining: this.#drain !== undefined,
+      failClosed: this.#options.failClosed,
+      membershipMs: this.#engine?.membershipMs ?? 0,
+      engine,
+    })
+  }
+
   // ---- Documents --------------------------------------------------------------------------------------
 
   /**
@@ -136,25 +190,47 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     onlyIfOpen = false,
   ): Promise<Awaited<ReturnType<TCE[TName]>>> {
     checkName(documentName)
-    const engine = this.#start()
+    this.#start()
+    const call: EventCall = { outcome: 'failed' }
+    const started = performance.now()
+    try {
+      return await this.#haveHandled(call, eventName, documentName, payload, onlyIfOpen)
+    } finally {
+      this.#measures.events[call.outcome].observe(performance.now() - started)
+    }
+  }
+
+  // biome-ignore lint/suspicious/noExplicitAny: the handler's own type
+  async #haveHandled(call: EventCall, eventName: string, documentName: string, payload: unknown, onlyIfOpen: boolean): Promise<any> {
+    const engine = this.#engine!
     if (this.#documents.isLoaded(documentName)) {
       const use = engine.claim(documentName, 'event')
       const ended = use.then(() => () => engine.unuse(documentName, 'event')).catch(() => () => {})
-      return this.#runEvent(eventName, documentName, payload).finally(async () => (await ended)())
+      return this.#runHere(call, eventName, documentName, payload).finally(async () => (await ended)())
     }
     const packed = this.#payloads.pack({ type: 'event', payload })
     if (packed.length > MAX_PAYLOAD) {
       throw new AffinityError('AFF_EINVAL', `event "${eventName}": the payload has ${packed.length} bytes, at most ${MAX_PAYLOAD} are allowed`)
     }
     const outcome = await engine.emit(eventName, documentName, packed, onlyIfOpen).catch((error) => {
+      if (error instanceof RemoteFailure) call.outcome = 'threw'
+      else if ((error as AffinityError).code === 'AFF_ETIMEOUT') call.outcome = 'timeout'
       throw error instanceof RemoteFailure ? this.#payloads.unpackError(error.data) : error
     })
     if (outcome.here) {
-      return this.#runEvent(eventName, documentName, payload).finally(() => engine.unuse(documentName, 'event'))
+      return this.#runHere(call, eventName, documentName, payload).finally(() => engine.unuse(documentName, 'event'))
     }
-    if (!outcome.open) return undefined as Awaited<ReturnType<TCE[TName]>>
-    const result = this.#payloads.unpack(outcome.result)
-    return (result.type === 'result' ? result.payload : undefined) as Awaited<ReturnType<TCE[TName]>>
+    const result = outcome.open ? this.#payloads.unpack(outcome.result) : undefined
+    call.outcome = 'ok'
+    return result?.type === 'result' ? result.payload : undefined
+  }
+
+  // biome-ignore lint/suspicious/noExplicitAny: the handler's own type
+  async #runHere(call: EventCall, name: string, documentName: string, payload: unknown): Promise<any> {
+    call.outcome = 'threw'
+    const result = await this.#runEvent(name, documentName, payload)
+    call.outcome = 'ok'
+    return result
   }
 
   // biome-ignore lint/suspicious/noExplicitAny: the handler's own type
@@ -277,10 +353,11 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   }
 
   #lazyConnection(socket: SocketForHocuspocus, open: () => ClientConnection | Promise<ClientConnection>): LazyConnection {
-    return new LazyConnection(open, (error) => {
-      report('a connection could not be opened', error)
+    const failed = (error: unknown) => {
+      this.#options.log.error('a connection could not be opened', { topic: 'sockets', error })
       socket.close(4205, 'Reset Connection')
-    })
+    }
+    return new LazyConnection(open, failed, this.#options.log)
   }
 
   #connectWithContext(
@@ -345,7 +422,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     instance.closeConnections = (documentName) => {
       if (documentName !== undefined || this.#destroyed) return closeConnections(documentName)
       void this.drain()
-        .catch((error) => report('draining failed', error))
+        .catch((error) => this.#options.log.error('draining failed', { topic: 'documents', error }))
         .finally(() => closeConnections())
     }
   }
@@ -392,7 +469,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     try {
       this.#start()
       // Redis is asked last: a load may have taken long.
-      while (await this.#reloads.whole(document, await this.#documents.confirm(documentName)));
+      while (await this.#reloads.whole(document, await this.#confirmStore(documentName)));
     } catch (error) {
       if ((error as AffinityError).code === 'AFF_EOWNED' || this.#documents.isLost(document)) throw notOurs()
       this.#storeLater(payload)
@@ -402,11 +479,27 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     this.#documents.storing(document)
   }
 
+  async #confirmStore(documentName: string): Promise<number> {
+    const { confirmed, refused, unavailable } = this.#measures.stores
+    const started = performance.now()
+    try {
+      const epoch = await this.#documents.confirm(documentName)
+      confirmed.observe(performance.now() - started)
+      return epoch
+    } catch (error) {
+      const isLost = (error as AffinityError).code === 'AFF_EOWNED'
+      const result = isLost ? refused : unavailable
+      result.observe(performance.now() - started)
+      throw error
+    }
+  }
+
   /** Redis can't say whose the document is: it stays in memory, and is stored when Redis can. */
   #storeLater(payload: onStoreDocumentPayload): void {
     const { document, instance } = payload
     if (this.#storesLater.has(document)) return
     this.#storesLater.add(document)
+    this.#options.log.debug(`Redis can't say whose document "${document.name}" is: it is stored later`, { topic: 'documents', document: document.name })
     const again = () => {
       this.#storesLater.delete(document)
       if (!this.#engine!.isClosed && !document.isDestroyed) void instance.storeDocumentHooks(document, payload, true)
@@ -543,6 +636,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     closeProxy: (id, code, reason) => this.#proxies.get(id)?.closed(code, reason),
     lost: (name) => this.#evict(name, true),
     failed: (error) => {
+      this.#failure = error
       for (const client of [...this.#sockets.values()]) client.close(1012, 'Service Restart')
       this.#emit('failed', { error })
     },
@@ -604,12 +698,25 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   }
 
   #emit(kind: NewsKind, news: News): void {
+    this.#logNews(kind, news)
     for (const listener of this.#news.listeners(kind)) this.#tell(kind, listener as (news: News) => unknown, news)
+  }
+
+  /** The engine itself tells of the other kinds. */
+  #logNews(kind: NewsKind, { documentName, server, epoch }: News): void {
+    const { log } = this.#options
+    const topic = documentName === undefined ? 'links' : 'documents'
+    if (!log.wants(topic)) return
+    const details = { topic, document: documentName, peer: server, epoch } as const
+    if (kind === 'owned') log.debug(`document "${documentName}" is owned here`, details)
+    if (kind === 'lost') log.debug(`document "${documentName}" is lost to server "${server}"`, details)
+    if (kind === 'resync') log.debug(`messages to server "${server}" were missing, and are sent again`, details)
+    if (kind === 'serverUp') log.debug(`first word from server "${server}"`, details)
   }
 
   /** One listener's error is no other's. */
   #tell(kind: NewsKind, listener: (news: News) => unknown, news: News): void {
-    const failed = (error: unknown) => report(`a listener of "${kind}" failed`, error)
+    const failed = (error: unknown) => this.#options.log.error(`a listener of "${kind}" failed`, { error })
     try {
       Promise.resolve(listener(news)).catch(failed)
     } catch (error) {
@@ -632,7 +739,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
       try {
         connection.close({ code: 4205, reason: 'Reset Connection' })
       } catch (error) {
-        report('a listener failed as a connection was closed', error)
+        this.#options.log.error('a listener failed as a connection was closed', { topic: 'sockets', document: name, error })
       }
     }
     this.#isEvicting = false

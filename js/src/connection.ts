@@ -1,5 +1,5 @@
-import { report } from './errors.js'
 import type { ClientConnection } from './hocuspocus.js'
+import type { Logger } from './log.js'
 
 /** What Hocuspocus 4 calls on a socket (its `WebSocketLike`). */
 export interface SocketForHocuspocus {
@@ -25,6 +25,7 @@ export class LazyConnection {
   constructor(
     open: () => ClientConnection | Promise<ClientConnection>,
     private readonly onFailure: (error: unknown) => void,
+    private readonly log: Logger,
   ) {
     try {
       const opened = open()
@@ -69,7 +70,7 @@ export class LazyConnection {
     try {
       this.#connection?.handleClose(event)
     } catch (error) {
-      report('closing a connection failed', error)
+      this.log.error('closing a connection failed', { topic: 'sockets', error })
     }
   }
 

@@ -1,7 +1,6 @@
 import type { Document, Hocuspocus } from '@hocuspocus/server'
 import type { Documents } from './documents.js'
 import type { Engine } from './engine.js'
-import { report } from './errors.js'
 import type { HandOvers } from './handover.js'
 import { pause, within } from './time.js'
 import { StoreTurns } from './turns.js'
@@ -36,10 +35,13 @@ export class Drain {
   }
 
   async run(): Promise<void> {
+    const started = Date.now()
+    this.engine.log.info('draining: documents go to other servers', { topic: 'documents' })
     await within(this.#left(), this.engine.ready().catch(() => {}))
     this.engine.drain()
     await within(this.#left(), Promise.all(Array.from({ length: this.#atOnce }, () => this.#work())))
     await this.#leaveTheRest()
+    this.engine.log.info(`drained in ${Date.now() - started} ms`, { topic: 'documents' })
   }
 
   /** Is it this drain that ends the instance? What has changed since its store is handed over then. */
@@ -64,7 +66,9 @@ export class Drain {
         continue
       }
       this.#taken.add(next)
-      await this.#leave(next).catch((error) => report(`draining "${next.name}" failed`, error))
+      const failed = (error: unknown) =>
+        this.engine.log.error(`draining "${next.name}" failed`, { topic: 'documents', document: next.name, error })
+      await this.#leave(next).catch(failed)
     }
   }
 

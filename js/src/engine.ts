@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
-import { AffinityError, errorOf, report } from './errors.js'
+import { AffinityError, errorOf } from './errors.js'
 import { RESET } from './hocuspocus.js'
-import { native, type NativeHandle, type NativeOptions } from './native.js'
+import type { Logger, LogTopic } from './log.js'
+import { native, type NativeHandle, type NativeMetrics, type NativeOptions } from './native.js'
 import type { Options, RSAMessage } from './options.js'
 import { bytesOf } from './payload.js'
 import { type Fields, HEADER, Records, handOneByOne } from './records.js'
@@ -39,6 +40,9 @@ export interface EngineEvents {
 /** `recall`: not here any more; the engine wants to know what the client has sent. */
 export type Place = 'here' | 'ended' | 'recall'
 const PLACES: Record<number, Place> = { [k.ROUTE_HERE]: 'here', [k.ROUTE_RECALL]: 'recall' }
+
+/** What lines of the engine are about; the order is that of aff_topic in core/aff.h. */
+const TOPICS: LogTopic[] = ['documents', 'links', 'redis', 'sockets']
 
 /** What happened, for logs and metrics; the order is that of aff_news in core/aff.h. */
 const NEWS = ['owned', 'lost', 'takeover', 'resync', 'serverUp', 'serverDown'] as const
@@ -91,6 +95,8 @@ export class Engine {
   #finished = false
   #isAwaited = false
   #isReady = false
+  /** As they were at the end. */
+  #lastMetrics: NativeMetrics | undefined
   #heartbeat: NodeJS.Timeout
 
   /** What is for the other thread; it is handed over, and the thread woken, once in a turn of the loop. */
@@ -188,8 +194,26 @@ export class Engine {
     return this.#stopping
   }
 
+  /** Has it been a member, and heard its peers? */
+  get hasJoined(): boolean {
+    return this.#isReady
+  }
+
+  /** For how long the membership is valid without a renewal. */
+  get membershipMs(): number {
+    return Math.max(0, native.validUntil(this.#handle) - native.now())
+  }
+
+  get log(): Logger {
+    return this.options.log
+  }
+
   stats(): Record<string, number> {
     return native.stats(this.#handle)
+  }
+
+  metrics(): NativeMetrics {
+    return this.#lastMetrics ?? native.metrics(this.#handle)
   }
 
   // ---- to the engine ----------------------------------------------------------------------------------
@@ -363,7 +387,7 @@ export class Engine {
       try {
         this.#onRecord(bytes, view, at, end)
       } catch (error) {
-        report('a message of the engine could not be handled', error)
+        this.log.error('a message of the engine could not be handled', { error })
       }
       at = end
     }
@@ -424,16 +448,23 @@ export class Engine {
       case k.ON_READY:
         this.#isAwaited = false
         this.#isReady = true
+        this.log.info('a member of the cluster', { topic: 'redis' })
         return this.#settleReady.resolve()
       case k.ON_FAILED:
         return this.#onFailed(status, decode(data))
       case k.ON_NEWS:
         return events.news(NEWS[status]!, { documentName: document || undefined, server: name || undefined, epoch: request || undefined })
       case k.ON_LOG:
-        return log(status, decode(data))
+        return this.#onLog(status, TOPICS[code], decode(data), { document, peer: name, epoch: request })
       case k.ON_STOPPED:
         return this.#finish()
     }
+  }
+
+  #onLog(level: number, topic: LogTopic | undefined, message: string, about: { document: string; peer: string; epoch: number }): void {
+    const details = { topic, document: about.document || undefined, peer: about.peer || undefined, epoch: about.epoch || undefined }
+    if (level > 0) this.log.warn(message, details)
+    else this.log.debug(message, details)
   }
 
   #settleClaim(request: number, status: number, owner: string, epoch = 0): void {
@@ -462,7 +493,7 @@ export class Engine {
     try {
       bytes = bytesOf(this.options.pack!({ type: 'batch', channel, data: data.slice() }))
     } catch (error) {
-      log(1, `a message could not be packed: ${(error as Error)?.message ?? error}`)
+      this.log.warn(`a message could not be packed: ${(error as Error)?.message ?? error}`, { topic: 'links' })
     }
     this.#post(k.PACKED, { request }, undefined, Buffer.from(channel), bytes)
   }
@@ -472,19 +503,19 @@ export class Engine {
     try {
       message = this.options.unpack!(Buffer.from(data))
     } catch (error) {
-      return log(1, `a message could not be unpacked: ${(error as Error)?.message ?? error}`)
+      return this.log.warn(`a message could not be unpacked: ${(error as Error)?.message ?? error}`, { topic: 'links' })
     }
     if (message?.type === 'batch' && message.data instanceof Uint8Array) {
       this.#post(k.UNPACKED, {}, undefined, undefined, message.data)
     } else {
-      log(1, 'a message of an unknown kind was dropped')
+      this.log.warn('a message of an unknown kind was dropped', { topic: 'links' })
     }
   }
 
   #onFailed(status: number, text: string): void {
     const [code] = native.errors[status] ?? ['AFF_EUNKNOWN']
     const error = new AffinityError(code, `RedisServerAffinity: ${text}`)
-    console.error('[RedisServerAffinity]', error.message)
+    this.log.error(error.message, { topic: 'redis', error })
     this.#settleReady.reject(error)
     this.#finish()
     this.events.failed(error)
@@ -503,15 +534,9 @@ export class Engine {
     this.#root()
     // Not here: this runs inside a call of the engine's.
     setImmediate(() => {
+      this.#lastMetrics = native.metrics(this.#handle)
       native.close(this.#handle)
       this.#onStopped()
     })
   }
-}
-
-const debug = /(^|[\s,])(redis-affinity|\*)($|[\s,:])/.test(process.env['DEBUG'] ?? '')
-
-function log(level: number, text: string): void {
-  if (level > 0) console.warn('[RedisServerAffinity]', text)
-  else if (debug) console.error('[RedisServerAffinity]', text)
 }

@@ -19,10 +19,3 @@ export function errorOf(status: number, what: string, owner?: string): AffinityE
   const [code, text] = native.errors[status] ?? ['AFF_EUNKNOWN', `status ${status}`]
   return new AffinityError(code, `${what}: ${text}`, owner)
 }
-
-/** Tells of what must not end the process: an error in a callback of the user's, say. */
-export function report(what: string, error: unknown): void {
-  try {
-    console.error(`[RedisServerAffinity] ${what}:`, error)
-  } catch {} // a console that throws must not either
-}

@@ -104,13 +104,19 @@ export class HandOvers {
         (error: AffinityError) => {
           isClosed = error.code === 'AFF_ECLOSED'
           wait = Math.min(2 * wait, GATHER_MAX_MS)
-          console.warn(`[RedisServerAffinity] document "${document.name}" could not be handed over${isClosed ? '' : ' yet'}: ${error.message}`)
+          const message = `document "${document.name}" could not be handed over${isClosed ? '' : ' yet'}: ${error.message}`
+          this.engine.log.warn(message, { topic: 'documents', document: document.name })
         },
       )
       await pause(wait)
     }
     this.#running.delete(handOver)
     if (!document.isDestroyed) document.destroy()
+  }
+
+  /** Lost instances that are still held. */
+  get count(): number {
+    return this.#running.size
   }
 
   /** Do lost instances hold what their owners may not have? */
@@ -135,7 +141,8 @@ export class HandOvers {
 
   async #merge(event: string, name: string, update: Uint8Array): Promise<void> {
     if (update.length > MAX_STATE) {
-      console.error(`[RedisServerAffinity] document "${name}" is too large to be handed over: ${update.length} bytes`)
+      const message = `document "${name}" is too large to be handed over: ${update.length} bytes`
+      this.engine.log.error(message, { topic: 'documents', document: name })
       return
     }
     let outcome = await this.#askOwner(event, name, update)

@@ -14,9 +14,53 @@ export interface Native {
   now(): number
   alive(handle: NativeHandle): void
   stats(handle: NativeHandle): Record<string, number>
+  /** Null: of an instance that has not started. */
+  metrics(handle: NativeHandle | null): NativeMetrics
   constants: Record<ConstantName, number>
   errors: Record<number, [name: string, text: string]>
+  /** The upper bounds of the buckets in which durations are counted. */
+  bucketMs: number[]
 }
+
+type NativeNumber =
+  | 'framesIn'
+  | 'framesOut'
+  | 'batchesIn'
+  | 'batchesOut'
+  | 'batchesDirect'
+  | 'bytesIn'
+  | 'bytesOut'
+  | 'malformed'
+  | 'forged'
+  | 'replayed'
+  | 'gaps'
+  | 'resets'
+  | 'failovers'
+  | 'losses'
+  | 'refused'
+  | 'refusedEvents'
+  | 'overflows'
+  | 'lapses'
+  | 'disconnects'
+  | 'stalls'
+  | 'documents'
+  | 'documentsOwned'
+  | 'sockets'
+  | 'routes'
+  | 'proxies'
+  | 'peers'
+  | 'links'
+  | 'backlog'
+  | 'queued'
+  | 'unacknowledged'
+  | 'inbox'
+  | 'outbox'
+  | 'redisUp'
+  | 'stalled'
+
+/** Arrays in the order of their enums in core/aff.h; durations: of each bucket, of longer ones, and the sum in ms. */
+export type NativeMetrics = Record<NativeNumber, number> &
+  Record<'staleBy' | 'takeoversBy' | 'reclaimsBy' | 'renewals' | 'failoverTimes', number[]>
 
 export type NativeHandle = object
 

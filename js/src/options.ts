@@ -3,6 +3,7 @@ import { hostname } from 'node:os'
 import type { Redis } from 'ioredis'
 import { AffinityError } from './errors.js'
 import { type LinkConfiguration, type LinkSettings, linkSettings } from './link.js'
+import { type LogEntry, Logger } from './log.js'
 import type { SerializedHTTPRequest } from './request.js'
 
 /**
@@ -68,6 +69,11 @@ export interface Configuration<TCE extends CustomEvents = CustomEvents> {
    * `onSocketOpen`.
    */
   deriveContext?: (serializedHTTPRequest: SerializedHTTPRequest) => unknown
+  /**
+   * Gets everything that this instance has to say to people, of all levels. Default: warnings and errors go to the
+   * console, and the rest to `debug` (`DEBUG=redis-affinity`).
+   */
+  log?: (entry: LogEntry) => void
 }
 
 /** Where Redis is. */
@@ -99,6 +105,7 @@ export interface Options {
   prefix: string
   customEvents: Map<string, (documentName: string, payload: unknown) => Promise<unknown>>
   deriveContext?: (serializedHTTPRequest: SerializedHTTPRequest) => unknown
+  log: Logger
 }
 
 const KNOWN = new Set([
@@ -117,6 +124,7 @@ const KNOWN = new Set([
   'prefix',
   'customEvents',
   'deriveContext',
+  'log',
 ])
 
 const HOUR = 3_600_000
@@ -227,6 +235,7 @@ export function readOptions<TCE extends CustomEvents>(configuration: Configurati
     if (!KNOWN.has(name)) throw invalid(name, `is unknown; known are ${[...KNOWN].join(', ')}`)
   }
   const { keyPrefix, ...address } = redisAddress(configuration.redis)
+  const serverId = text('serverId', configuration.serverId, `${hostname()}-${randomBytes(6).toString('hex')}`, 255)
   const options: Options = {
     redis: configuration.redis,
     address,
@@ -234,7 +243,7 @@ export function readOptions<TCE extends CustomEvents>(configuration: Configurati
     unpack: optionalFunction('unpack', configuration.unpack),
     secrets: secretsOf(configuration.secret),
     link: linkSettings(configuration.link, invalid),
-    serverId: text('serverId', configuration.serverId, `${hostname()}-${randomBytes(6).toString('hex')}`, 255),
+    serverId,
     lockTTL: integer('lockTTL', configuration.lockTTL, 10_000, 100, HOUR),
     proxySocketTTL: integer('proxySocketTTL', configuration.proxySocketTTL, 30_000, 100, HOUR),
     customEventTTL: integer('customEventTTL', configuration.customEventTTL, 30_000, 1, 24 * HOUR),
@@ -244,6 +253,7 @@ export function readOptions<TCE extends CustomEvents>(configuration: Configurati
     prefix: keyPrefix + text('prefix', configuration.prefix, 'rsa', 200),
     customEvents: eventHandlers(configuration.customEvents),
     deriveContext: optionalFunction('deriveContext', configuration.deriveContext),
+    log: new Logger(serverId, optionalFunction('log', configuration.log)),
   }
   if (Boolean(options.pack) !== Boolean(options.unpack)) {
     throw invalid(options.pack ? 'unpack' : 'pack', `is missing: "pack" and "unpack" go together`)

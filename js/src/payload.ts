@@ -1,5 +1,5 @@
 import { Packr } from 'msgpackr'
-import { AffinityError, report } from './errors.js'
+import { AffinityError } from './errors.js'
 import type { Options, RSAMessage } from './options.js'
 
 const UNKNOWN_FAILURE = 'the event handler failed'
@@ -19,7 +19,7 @@ export function bytesOf(packed: string | Uint8Array): Uint8Array {
 
 /** Serializes what custom events carry: with the user's `pack` where there is one. */
 export class PayloadCodec {
-  constructor(private readonly options: Pick<Options, 'pack' | 'unpack'>) {}
+  constructor(private readonly options: Pick<Options, 'pack' | 'unpack' | 'log'>) {}
 
   pack(message: RSAMessage): Uint8Array {
     if (!this.options.pack) return packValue(message)
@@ -37,7 +37,7 @@ export class PayloadCodec {
       const { message, name, code } = (error ?? {}) as Partial<Error> & { code?: string | number }
       return this.pack({ type: 'error', message: message ?? String(error), name, code })
     } catch (cause) {
-      report('an error of an event handler could not be packed', cause)
+      this.options.log.error('an error of an event handler could not be packed', { error: cause })
     }
     try {
       return this.pack({ type: 'error', message: UNKNOWN_FAILURE })

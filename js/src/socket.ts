@@ -1,6 +1,5 @@
 import { type LazyConnection, type SocketForHocuspocus } from './connection.js'
 import type { Engine, Place } from './engine.js'
-import { report } from './errors.js'
 import { ClientState, addressOf, deniedReason, endsRoute, hasAddress, isClose } from './frames.js'
 import { MOVED_REASON, NOT_OWNER_REASON, RESET } from './hocuspocus.js'
 import type { ClientRequest, SerializedHTTPRequest } from './request.js'
@@ -267,7 +266,7 @@ export class ClientSocket {
 
   #onSendError(error: unknown): void {
     this.#state = FAILED
-    report('sending to a socket failed', error)
+    this.host.engine.log.error('sending to a socket failed', { topic: 'sockets', error })
     this.close(RESET.code, RESET.reason)
   }
 
@@ -278,7 +277,7 @@ export class ClientSocket {
     try {
       closeSocket(this.ws, code, reason)
     } catch (error) {
-      report('closing a socket failed', error)
+      this.host.engine.log.error('closing a socket failed', { topic: 'sockets', error })
     }
   }
 

@@ -1,15 +1,17 @@
-// Writes docs/api.md from the types of js/src and docs/c-api.md from core/aff.h; with --check, only says which of them is stale.
+// Writes docs/api.md from the types of js/src, docs/c-api.md from core/aff.h and the table of docs/metrics.md; with --check, only says which of them is stale.
 import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describeHeader } from './c-api.mjs'
 import { describeTypes } from './api.mjs'
+import { describeMetrics } from './metrics.mjs'
 
 process.chdir(path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..'))
 
 const pages = {
   'docs/api.md': describeTypes('js/src/index.ts'),
   'docs/c-api.md': describeHeader(readFileSync('core/aff.h', 'utf8')),
+  'docs/metrics.md': describeMetrics(readFileSync('docs/metrics.md', 'utf8')),
 }
 
 const current = (file) => {

@@ -586,7 +586,7 @@ static void a_link_that_one_side_has_forgotten_works_again(void **state) {
     advance(c, 1000);
     /* Ten idle minutes later B's tick comes before A's, and B has a client before A forgets. */
     nomem.paused = true; /* outside of a step */
-    aff__peer_gone(c->servers[B].engine, peer_at(c, B, A), "idle");
+    aff__peer_gone(c->servers[B].engine, peer_at(c, B, A), AFF_GONE_IDLE);
     nomem.paused = false;
     assert_int_equal(stats_of(c, A).peers, 1);
     forget_traces(c);
@@ -615,7 +615,7 @@ what_is_under_way_when_a_peer_is_forgotten_is_not_taken_for_what_comes_later(voi
     uint64_t session = peer_at(c, A, B)->session;
     assert_int_equal(peer_at(c, B, A)->session, session);
     nomem.paused = true; /* outside of a step */
-    aff__peer_gone(c->servers[B].engine, peer_at(c, B, A), "nobody listens on its channel");
+    aff__peer_gone(c->servers[B].engine, peer_at(c, B, A), AFF_GONE_UNHEARD);
     nomem.paused = false;
     auth(c, 2, "b"); /* the first that B hears of A, in that session; its answer is lost as well */
     inject(c, A, &late);

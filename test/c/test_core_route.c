@@ -146,6 +146,7 @@ static void h05_a_refusal_loses_nothing(void **state) {
     expect_client(c, 1, "doc:authenticated");
     assert_string_equal(owner_of(c, "doc"), "B");
     assert_int_equal(stats_of(c, A).refused, 1);
+    assert_int_equal(stats_of(c, A).refused_events, 0);
     cluster_free(c);
 }
 
