@@ -2,22 +2,39 @@
 # per variant: build/obj (the addon), build/test, build/asan, build/tsan (the C tests).
 B ?= build
 
+SYSTEM := $(shell uname -s)
 ifeq ($(origin CC),default)
-CC := gcc
+CC := $(if $(filter Darwin,$(SYSTEM)),cc,gcc)
 endif
 NODE ?= node
 CLANG_FORMAT ?= clang-format
 
 OPT ?= -O2
+# Other people's compilers warn of other things: the install script leaves this empty.
+WERROR ?= -Werror
 CFLAGS = -std=c11 $(OPT) -g -fPIC -fvisibility=hidden -D_GNU_SOURCE \
 	-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
-	-Wpointer-arith -Wvla -Werror
+	-Wpointer-arith -Wvla $(WERROR)
 DEPFLAGS = -MMD -MP
 
 # What a layer may include is what its compiler call can see: core its own headers, runtime core's too.
 # Headers that are not ours are system headers (-isystem), so that our warnings do not fall on them.
 HIREDIS_INC := $(addprefix -isystem ,$(patsubst -I%,%,$(filter -I%,$(shell pkg-config --cflags-only-I hiredis 2>/dev/null))))
-HIREDIS_A := $(shell $(CC) -print-file-name=libhiredis.a)
+# Where there is no static library of it, the shared one must do: that binary is for this machine.
+HIREDIS_A := $(or $(filter /%,$(shell $(CC) -print-file-name=libhiredis.a)),-lhiredis)
+
+# What makes an addon of objects. libuv, OpenSSL and Node-API stay undefined: the Node process exports them. hiredis is linked
+# in and hidden, so that it can't collide with another addon's. The loader is asked to resolve everything at load (-z now): a
+# symbol that Node lacks is an error at start, not in the middle of the night.
+ADDON = -shared -pthread -Wl,-z,now -Wl,--exclude-libs,ALL
+STRIP = strip --strip-debug
+ifeq ($(SYSTEM),Darwin)
+HIREDIS_INC += -isystem $(shell pkg-config --variable=includedir hiredis)
+HIREDIS_A := $(or $(wildcard $(shell pkg-config --variable=libdir hiredis)/libhiredis.a),$(shell pkg-config --libs hiredis))
+ADDON = -bundle -undefined dynamic_lookup -Wl,-exported_symbol,_napi_register_module_v1 \
+	-Wl,-exported_symbol,_node_api_module_get_api_version_v1
+STRIP = strip -S
+endif
 
 # Node's own headers bring the uv.h of the libuv inside it; else the npm package and Debian's libuv1-dev.
 NODE_INC_OWN := $(shell $(NODE) -p 'require("node:path").resolve(process.execPath,"../../include/node")' 2>/dev/null)
@@ -32,12 +49,12 @@ BINDING_INC = -Icore -Iruntime -Ibinding $(HIREDIS_INC) $(NODE_INC)
 CORE_SRC := $(wildcard core/*.c)
 RUNTIME_SRC := $(wildcard runtime/*.c)
 BINDING_SRC := $(wildcard binding/*.c)
-C_FILES = $(wildcard $(addsuffix /*.[ch],core runtime binding sim fuzz bench test/c))
+C_FILES = $(wildcard $(addsuffix /*.[ch],core runtime binding sim fuzz bench test/c test/musl))
 
 # The platform's name in prebuilds/, as Node spells it.
-PLATFORM := $(shell $(NODE) -p 'process.platform + "-" + process.arch' 2>/dev/null)
+PLATFORM := $(shell $(NODE) -p 'require("./js/addon.cjs").platform()' 2>/dev/null)
 
-.PHONY: all setup native js build prebuild demo test test-c c-tests test-node test-faults test-browser \
+.PHONY: all setup native js build prebuild prebuilds demo test test-c c-tests test-node test-faults test-browser \
 	asan tsan sim swarm mutants golden fuzz fuzz-merge fuzz-targets nomem valgrind asan-node faults bench bench-core bench-seal lifecycle \
 	lint docs format clean help c-tests
 .DEFAULT_GOAL := build
@@ -52,11 +69,13 @@ build: native js
 ## native: $(B)/affinity.node
 native: $(B)/affinity.node
 
-## js: js/dist from js/src
+## js: js/dist (ES modules) and js/cjs (CommonJS) from js/src
 js: build/js.stamp
 
-build/js.stamp: $(wildcard js/src/*.ts js/src/*/*.ts) tsconfig.json
+build/js.stamp: $(wildcard js/src/*.ts js/src/*/*.ts) js/addon.d.cts tsconfig.json tsconfig.cjs.json
 	node_modules/.bin/tsc
+	node_modules/.bin/tsc -p tsconfig.cjs.json
+	@echo '{ "type": "commonjs" }' > js/cjs/package.json
 	@mkdir -p build && touch $@
 
 # --- the addon -------------------------------------------------------------------------------------
@@ -76,19 +95,21 @@ $(B)/obj/binding/%.o: binding/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(DEPFLAGS) $(BINDING_INC) -c $< -o $@
 
-# libuv, OpenSSL and Node-API stay undefined: the Node process exports them. hiredis is linked in and
-# hidden, so that it can't collide with another addon's. Node is asked to resolve everything at load
-# (-z now): a symbol it lacks is an error at start, not in the middle of the night.
 $(B)/affinity.node: $(OBJ)
-	$(CC) -shared -o $@ $(OBJ) $(HIREDIS_A) -pthread -Wl,-z,now -Wl,--exclude-libs,ALL $(LDFLAGS)
+	$(CC) $(ADDON) -o $@ $(OBJ) $(HIREDIS_A) $(LDFLAGS)
 
 ## prebuild: what `npm pack` ships (its prepack script calls this)
-# What a removed source file left in js/dist must not be packed.
+# What a removed source file left in js/dist or js/cjs must not be packed.
 prebuild: native
-	@rm -rf js/dist build/js.stamp
+	@rm -rf js/dist js/cjs build/js.stamp
 	@$(MAKE) --no-print-directory js
 	@mkdir -p prebuilds/$(PLATFORM)
-	strip --strip-debug -o prebuilds/$(PLATFORM)/affinity.node build/affinity.node
+	$(STRIP) -o prebuilds/$(PLATFORM)/affinity.node build/affinity.node
+
+## prebuilds: the binaries for all platforms that Debian's compilers reach, each tried (minutes; a release does it)
+prebuilds: setup
+	@$(MAKE) --no-print-directory prebuild
+	@scripts/prebuilds.sh
 
 # --- the C tests -----------------------------------------------------------------------------------
 # Each test/c/test_*.c is one cmocka program. test_core_* links core and nothing else; the others link
@@ -127,7 +148,7 @@ $(V)/sim/%.o: sim/%.c
 	$(CC) $(CFLAGS) $(SAN) $(DEPFLAGS) -Isim $(CORE_INC) -DAFF_CHECK -c $< -o $@
 
 $(V)/sim/sim: $(SIM_OBJ_V) $(CORE_OBJ_V)
-	$(CC) $(SAN) -o $@ $^
+	$(CC) $(SAN) -o $@ $^ $(LDFLAGS)
 
 $(V)/test/c/test_core_%.o: test/c/test_core_%.c
 	@mkdir -p $(@D)
@@ -300,7 +321,7 @@ format:
 
 ## clean: remove what the build made
 clean:
-	rm -rf build prebuilds js/dist
+	rm -rf build prebuilds js/dist js/cjs
 
 ## help: this list
 help:

@@ -5,17 +5,15 @@ import { existsSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
+import addon from '../js/addon.cjs'
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
 const require = createRequire(import.meta.url)
+const onMac = process.platform === 'darwin'
 
-const prebuilt = path.join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'affinity.node')
-const built = path.join(root, 'build', 'affinity.node')
-
-function loads(file) {
-  if (!existsSync(file)) return false
+function loads() {
   try {
-    require(file)
+    addon.load()
     return true
   } catch {
     return false
@@ -31,36 +29,36 @@ function canResolve(name) {
   }
 }
 
-/** Names what the build needs and this machine lacks. */
+/** Names what the build needs and this machine lacks, as Debian calls it; on a Mac as Homebrew does. */
 function missing() {
-  const has = (command, args) => spawnSync(command, args, { stdio: 'ignore' }).status === 0
-  const compiles = (header) =>
-    spawnSync('gcc', ['-E', '-x', 'c', '-'], { input: `#include <${header}>\n`, stdio: ['pipe', 'ignore', 'ignore'] })
-      .status === 0
+  const [compiler, ...flags] = (process.env.CC ?? (onMac ? 'cc' : 'gcc')).split(' ')
+  const succeeds = (command, args, input) => spawnSync(command, args, { input, stdio: ['pipe', 'ignore', 'ignore'] }).status === 0
+  const compiles = (header) => succeeds(compiler, [...flags, '-E', '-x', 'c', '-'], `#include <${header}>\n`)
+  const headers = path.resolve(process.execPath, '../../include/node')
   const lacks = []
-  if (!has('make', ['--version'])) lacks.push('make')
-  if (!has('gcc', ['--version'])) lacks.push('gcc')
-  else {
-    if (!compiles('hiredis/hiredis.h')) lacks.push('libhiredis-dev')
-    const headers = path.resolve(process.execPath, '../../include/node')
-    if (!existsSync(path.join(headers, 'uv.h')) && !compiles('uv.h')) lacks.push('libuv1-dev')
-    if (!existsSync(path.join(headers, 'openssl/evp.h')) && !compiles('openssl/evp.h')) lacks.push('libssl-dev')
-    if (!existsSync(path.join(headers, 'node_api.h')) && !canResolve('node-api-headers')) lacks.push('libnode-dev')
+  if (!succeeds('make', ['--version'])) lacks.push('make')
+  if (!succeeds('pkg-config', ['--version'])) lacks.push('pkg-config')
+  if (!succeeds(compiler, [...flags, '--version'])) return [...lacks, compiler]
+  if (!compiles('stdio.h')) return [...lacks, onMac ? 'the command line tools of Xcode' : 'libc6-dev']
+  if (onMac ? !succeeds('pkg-config', ['--exists', 'hiredis']) : !compiles('hiredis/hiredis.h')) {
+    lacks.push(onMac ? 'hiredis' : 'libhiredis-dev')
   }
-  if (!has('pkg-config', ['--version'])) lacks.push('pkg-config')
+  if (!existsSync(path.join(headers, 'uv.h')) && !compiles('uv.h')) lacks.push(onMac ? 'libuv' : 'libuv1-dev')
+  if (!existsSync(path.join(headers, 'openssl/evp.h')) && !compiles('openssl/evp.h')) lacks.push(onMac ? 'openssl' : 'libssl-dev')
+  if (!existsSync(path.join(headers, 'node_api.h')) && !canResolve('node-api-headers')) lacks.push('libnode-dev')
   return lacks
 }
 
-if (!loads(prebuilt) && !loads(built)) {
-  rmSync(built, { force: true })
-  const make = spawnSync('make', ['native', `NODE=${process.execPath}`], { cwd: root, encoding: 'utf8' })
-  if (make.status !== 0 || !loads(built)) {
+if (!loads()) {
+  rmSync(path.join(root, 'build/affinity.node'), { force: true })
+  const make = spawnSync('make', ['native', `NODE=${process.execPath}`, 'WERROR='], { cwd: root, encoding: 'utf8' })
+  if (make.status !== 0 || !loads()) {
     const lacks = missing()
     const cause = lacks.length
-      ? `missing: ${lacks.join(' ')} (Debian package names)`
+      ? `missing: ${lacks.join(' ')} (${onMac ? 'Homebrew' : 'Debian'} package names)`
       : `\`make native\` failed:\n${make.error?.message ?? make.stderr}`
     console.error(
-      `@hocuspocus/extension-redis-affinity: no prebuilt binary for ${process.platform}-${process.arch}, and it could not be built; ${cause}`,
+      `@hocuspocus/extension-redis-affinity: no prebuilt binary for ${addon.platform()}, and it could not be built; ${cause}`,
     )
     process.exit(1)
   }

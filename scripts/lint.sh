@@ -16,7 +16,7 @@ must() { # must <check> <command...>: fails the check, with the command's output
 }
 
 # --- format
-must format clang-format --dry-run -Werror $(ls {core,runtime,binding,sim,fuzz,bench,test/c}/*.[ch] 2>/dev/null)
+must format clang-format --dry-run -Werror $(ls {core,runtime,binding,sim,fuzz,bench,test/c,test/musl}/*.[ch] 2>/dev/null)
 
 # --- layers: core <- runtime <- binding, no include upward or sideways
 quoted_outside() { # quoted_outside <folder> <allowed folders...>: quoted includes of headers that lie nowhere there
@@ -40,7 +40,7 @@ complain 'runtime knows nothing of Node' "$(grep -nE '^ *# *include *[<"](node|j
 may_import=$(node -p 'const { dependencies, peerDependencies } = require("./package.json"); Object.keys({ ...dependencies, ...peerDependencies }).join("|")')
 complain 'the facade imports node:*, its dependencies and its own files only' \
     "$(grep -nE "^ *(import|export) .*from |import\(" js/src/*.ts |
-        grep -vE "['\"](node:[a-z_/]+|\./[^'\"]*|$may_import)['\"]")"
+        grep -vE "['\"](node:[a-z_/]+|\./[^'\"]*|\.\./addon\.cjs|$may_import)['\"]")"
 
 # core is a step function: no clock, no I/O, no threads, no randomness of its own
 complain 'core calls no clock, I/O, thread or random function' \
@@ -56,19 +56,15 @@ fi
 
 # --- types
 must 'types of js/src' node_modules/.bin/tsc --noEmit
+must 'types of js/src as CommonJS' node_modules/.bin/tsc -p tsconfig.cjs.json --noEmit
+
+packed=$(mktemp -d)
+must 'npm pack' npm pack --silent --ignore-scripts --pack-destination "$packed"
+must "the package's types (arethetypeswrong)" test/types/node_modules/.bin/attw --no-emoji --no-definitely-typed "$packed"/*.tgz
+rm -r "$packed"
 
 # --- the addon's imported symbols: an older glibc must do, and Node must have the rest
-newest=2.31
-complain "glibc symbols newer than $newest" \
-    "$(nm -D --undefined-only build/affinity.node | grep -oE '[^ ]+@GLIBC_[0-9.]+' | while IFS=@ read -r name version; do
-        version=${version#GLIBC_}
-        [ "$(printf '%s\n' "$version" "$newest" | sort -V | tail -1)" = "$newest" ] || echo "$name needs glibc $version"
-    done)"
-complain 'imported symbols of neither libc, Node-API, libuv nor OpenSSL' \
-    "$(nm -D --undefined-only build/affinity.node | grep -v '@GLIBC_' | awk '{ print $NF }' |
-        grep -vE '^(napi_|node_api_|uv_|SSL_|SSL_CTX_|BIO_|ERR_|PEM_|X509_|OPENSSL_|TLS_|EVP_|OSSL_|RAND_|CRYPTO_|_ITM_|__gmon_start__|__cxa_finalize|__tls_get_addr)')"
-complain 'exported symbols other than those that Node calls' \
-    "$(nm -D --defined-only build/affinity.node | awk '{ print $NF }' | grep -vE '^(napi_register_module_v1|node_api_module_get_api_version_v1)$')"
+for binary in $(ls build/affinity.node prebuilds/*/affinity.node 2>/dev/null); do must binaries scripts/check-binary.sh "$binary"; done
 
 # --- documentation
 must 'samples of README and docs' node scripts/readme-samples.mjs

@@ -1,5 +1,6 @@
 import { EventEmitter } from 'node:events'
 import { SkipFurtherHooksError } from '@hocuspocus/common'
+// Its one declaration file says that it is of an ES module: ours for CommonJS has to ask for it as such.
 import type {
   Document,
   Extension,
@@ -12,7 +13,7 @@ import type {
   onDisconnectPayload,
   onLoadDocumentPayload,
   onStoreDocumentPayload,
-} from '@hocuspocus/server'
+} from '@hocuspocus/server' with { 'resolution-mode': 'import' }
 import { LazyConnection, type SocketForHocuspocus } from './connection.js'
 import { Documents } from './documents.js'
 import { Drain } from './drain.js'

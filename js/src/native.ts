@@ -1,5 +1,4 @@
-import { createRequire } from 'node:module'
-import { fileURLToPath } from 'node:url'
+import { load } from '../addon.cjs'
 
 /** What binding/binding.c exports. */
 export interface Native {
@@ -144,23 +143,4 @@ type ConstantName =
   | 'ROUTE_HERE'
   | 'ROUTE_RECALL'
 
-/** A binary built here comes first: it is newer than one that was shipped. */
-function load(): Native {
-  const require = createRequire(import.meta.url)
-  const root = new URL('../../', import.meta.url)
-  const candidates = ['build/affinity.node', `prebuilds/${process.platform}-${process.arch}/affinity.node`]
-  const failures: string[] = []
-  for (const candidate of candidates) {
-    try {
-      return require(fileURLToPath(new URL(candidate, root)))
-    } catch (error) {
-      failures.push(`${candidate}: ${(error as Error).message.split('\n')[0]}`)
-    }
-  }
-  throw new Error(
-    `@hocuspocus/extension-redis-affinity has no binary for ${process.platform}-${process.arch}; ` +
-      `run "node scripts/install.mjs" in its folder to build one (${failures.join('; ')})`,
-  )
-}
-
-export const native: Native = load()
+export const native = load() as Native

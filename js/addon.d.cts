@@ -1,0 +1,4 @@
+/** The name of this process's folder in prebuilds/. */
+export function platform(): string
+/** What binding/binding.c exports. Throws if there is no binary that loads. */
+export function load(): unknown
