@@ -78,9 +78,10 @@ $(B)/obj/binding/%.o: binding/%.c
 
 # libuv, OpenSSL and Node-API stay undefined: the Node process exports them. hiredis is linked in and
 # hidden, so that it can't collide with another addon's. Node is asked to resolve everything at load
-# (-z now): a symbol it lacks is an error at start, not in the middle of the night.
+# (-z now): a symbol it lacks is an error at start, not in the middle of the night. It stays in memory when the
+# last worker that uses it ends (-z nodelete): a thread that looks up a name may hang for longer.
 $(B)/affinity.node: $(OBJ)
-	$(CC) -shared -o $@ $(OBJ) $(HIREDIS_A) -pthread -Wl,-z,now -Wl,--exclude-libs,ALL $(LDFLAGS)
+	$(CC) -shared -o $@ $(OBJ) $(HIREDIS_A) -pthread -Wl,-z,now -Wl,-z,nodelete -Wl,--exclude-libs,ALL $(LDFLAGS)
 
 ## prebuild: what `npm pack` ships (its prepack script calls this)
 # What a removed source file left in js/dist must not be packed.

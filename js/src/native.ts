@@ -1,5 +1,6 @@
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
+import type { RedisAddress } from './redis.js'
 
 /** What binding/binding.c exports. */
 export interface Native {
@@ -20,7 +21,7 @@ export interface Native {
 
 export type NativeHandle = object
 
-export interface NativeOptions {
+export interface NativeOptions extends RedisAddress {
   serverId: string
   prefix: string
   lockTTL: number
@@ -33,13 +34,6 @@ export interface NativeOptions {
   secrets: Uint8Array[]
   seedHigh: number
   seedLow: number
-  host?: string
-  port?: number
-  path?: string
-  username?: string
-  password?: string
-  db: number
-  connectTimeout: number
   clientName: string
   /** None: no direct links. */
   linkHost?: string
