@@ -25,8 +25,9 @@ HIREDIS_A := $(or $(filter /%,$(shell $(CC) -print-file-name=libhiredis.a)),-lhi
 
 # What makes an addon of objects. libuv, OpenSSL and Node-API stay undefined: the Node process exports them. hiredis is linked
 # in and hidden, so that it can't collide with another addon's. The loader is asked to resolve everything at load (-z now): a
-# symbol that Node lacks is an error at start, not in the middle of the night.
-ADDON = -shared -pthread -Wl,-z,now -Wl,--exclude-libs,ALL
+# symbol that Node lacks is an error at start, not in the middle of the night. It stays in memory when the last worker that uses it
+# ends (-z nodelete): a thread that looks up a name may hang for longer.
+ADDON = -shared -pthread -Wl,-z,now -Wl,-z,nodelete -Wl,--exclude-libs,ALL
 STRIP = strip --strip-debug
 ifeq ($(SYSTEM),Darwin)
 HIREDIS_INC += -isystem $(shell pkg-config --variable=includedir hiredis)

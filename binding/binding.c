@@ -136,6 +136,7 @@ enum {
     LINK_HOST,
     LINK_ADVERTISE,
     LINK_SERVER_NAME,
+    TLS_SERVER_NAME,
     STRING_COUNT
 };
 
@@ -162,8 +163,8 @@ static size_t get_secrets(napi_env env, napi_value options, aff_slice *out) {
 /* False: a string could not be copied; without it others could be connected to. */
 static bool get_strings(napi_env env, napi_value options, char **strings) {
     static const char *const names[STRING_COUNT] = {
-        "serverId", "prefix",     "host",     "path",          "username",
-        "password", "clientName", "linkHost", "linkAdvertise", "linkServerName"};
+        "serverId",   "prefix",   "host",          "path",           "username",     "password",
+        "clientName", "linkHost", "linkAdvertise", "linkServerName", "tlsServerName"};
     bool all = true;
     for (int i = 0; i < STRING_COUNT; i++) all &= get_string(env, options, names[i], &strings[i]);
     return all;
@@ -197,6 +198,15 @@ static aff_direct_config get_link(napi_env env, napi_value options, char **strin
     };
 }
 
+static aff_tls_config get_redis_tls(napi_env env, napi_value options, char **strings) {
+    return (aff_tls_config){.ca = get_pem(env, options, "tlsCA"),
+                            .cert = get_pem(env, options, "tlsCert"),
+                            .key = get_pem(env, options, "tlsKey"),
+                            .passphrase = get_pem(env, options, "tlsPassphrase"),
+                            .server_name = strings[TLS_SERVER_NAME],
+                            .reject_unauthorized = get_flag(env, options, "tlsRejectUnauthorized")};
+}
+
 static aff_instance_config get_config(napi_env env, napi_value options, char **strings) {
     uint64_t seed = random_seed(env, options);
     aff_instance_config config = {
@@ -216,6 +226,8 @@ static aff_instance_config get_config(napi_env env, napi_value options, char **s
                   .client_name = strings[CLIENT_NAME],
                   .connect_timeout_ms = (uint32_t)get_number(env, options, "connectTimeout"),
                   .seed = seed ^ 0x5bf03635u},
+        .has_redis_tls = get_flag(env, options, "hasTLS"),
+        .redis_tls = get_redis_tls(env, options, strings),
         .pack = get_flag(env, options, "pack"),
         .stall_limit_ms = (uint64_t)get_number(env, options, "stallLimit"),
     };

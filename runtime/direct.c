@@ -337,12 +337,13 @@ void aff_direct_dial(aff_direct *d, aff_slice process, aff_slice address) {
     if (!c) return; /* the engine will hear nothing, and go on without */
     memcpy(c->process, process.data, AFF_PROCESS_LEN);
     char text[AFF_ADDRESS_MAX + 1], host[AFF_ADDRESS_MAX + 1];
-    uint16_t port;
+    uint16_t port = 0;
     memcpy(text, address.data, address.len);
     text[address.len] = '\0';
-    bool ok = split_address(text, host, sizeof(host), &port) &&
-              aff_stream_connect(d->loop, host, port, d->client_tls, GREETED_WITHIN_MS, &callbacks,
-                                 c, &c->stream) == 0;
+    bool ok = split_address(text, host, sizeof(host), &port);
+    aff_stream_target target = {
+        .host = host, .port = port, .tls = d->client_tls, .timeout_ms = GREETED_WITHIN_MS};
+    ok = ok && aff_stream_connect(d->loop, &target, &callbacks, c, &c->stream) == 0;
     if (!ok) c->since = 0;
     watch(d);
 }

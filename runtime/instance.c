@@ -94,6 +94,10 @@ static void step(aff_instance *in, const aff_event *event) {
     if (aff_step(in->engine, aff_now(), event) == AFF_ENOMEM) atomic_store(&in->abort, true);
 }
 
+static aff_slice text(const char *s) {
+    return (aff_slice){(const uint8_t *)s, strlen(s)};
+}
+
 static void send_command(aff_instance *in, uint64_t request, int argc, const aff_slice *args) {
     const char *argv[AFF_ARGV_MAX + 3];
     size_t lens[AFF_ARGV_MAX + 3];
@@ -104,11 +108,17 @@ static void send_command(aff_instance *in, uint64_t request, int argc, const aff
     int status =
         in->commands ? aff_redis_command(in->commands, request, argc, argv, lens) : AFF_ENOTCONN;
     if (status == 0) return;
-    step(in, &(aff_event){.type = AFF_EV_REPLY, .request = request, .status = AFF_ENOTCONN});
-}
-
-static aff_slice text(const char *s) {
-    return (aff_slice){(const uint8_t *)s, strlen(s)};
+    if (status == AFF_ENOMEM) {
+        atomic_store(&in->abort, true);
+        return;
+    }
+    /* Only where there is no connection will there be one, after which the engine asks again. */
+    aff_event event = {.type = AFF_EV_REPLY, .request = request, .status = AFF_ENOTCONN};
+    if (status != AFF_ENOTCONN) {
+        event.status = AFF_EREDIS;
+        event.data = text("too much waits to be sent");
+    }
+    step(in, &event);
 }
 
 static void run_script(aff_instance *in, const aff_action *a) {
@@ -141,7 +151,8 @@ static void publish(aff_instance *in, uint64_t request, aff_slice channel, aff_s
 
 static void listen_to(aff_instance *in, aff_slice channel) {
     if (!in->listener) return;
-    if (in->channel) aff_redis_unsubscribe(in->listener, in->channel, in->channel_len);
+    if (in->channel && aff_redis_unsubscribe(in->listener, in->channel, in->channel_len) != 0)
+        atomic_store(&in->abort, true);
     free(in->channel);
     in->channel = malloc(channel.len + 1);
     if (!in->channel) {
@@ -150,7 +161,8 @@ static void listen_to(aff_instance *in, aff_slice channel) {
     }
     memcpy(in->channel, channel.data, channel.len);
     in->channel_len = channel.len;
-    aff_redis_subscribe(in->listener, in->channel, in->channel_len);
+    if (aff_redis_subscribe(in->listener, in->channel, in->channel_len) != 0)
+        atomic_store(&in->abort, true); /* a deaf server must not go on: fail whole */
 }
 
 static void stop(aff_instance *in);
@@ -214,11 +226,14 @@ static void on_refused(void *arg, const char *error) {
     aff_instance *in = arg;
     if (in->refused) return;
     in->refused = true;
-    /* A start with wrong credentials fails. Later, it is an outage: somebody may mend it. */
+    char line[256];
+    snprintf(line, sizeof(line), "Redis can't be used: %s", error);
+    /* A start with wrong credentials or certificates fails. Later, it is an outage: somebody may
+     * mend it. */
     if (in->has_started) {
-        tell_log(in, 1, AFF_TOPIC_REDIS, error);
+        tell_log(in, 1, AFF_TOPIC_REDIS, line);
     } else {
-        tell(in, AFF_ACT_FAILED, AFF_EREFUSED, 0, error);
+        tell(in, AFF_ACT_FAILED, AFF_EREFUSED, 0, line);
     }
 }
 
@@ -506,15 +521,34 @@ static int open_loop(aff_instance *in) {
     return 0;
 }
 
-static int open_connections(aff_instance *in) {
+/* What `error` says then begins with the option. */
+static int complain(const char *option, int status, const char *why, char *error,
+                    size_t error_len) {
+    if (status == AFF_EINVAL && why[0] != '\0') snprintf(error, error_len, "%s: %s", option, why);
+    return status;
+}
+
+static int open_redis(aff_instance *in, const aff_redis_config *config) {
+    aff_redis_config second = *config;
+    second.seed++;
+    int status = aff_redis_open(&in->loop, config, &command_callbacks, in, &in->commands);
+    if (status != 0) return status;
+    return aff_redis_open(&in->loop, &second, &listener_callbacks, in, &in->listener);
+}
+
+static int open_connections(aff_instance *in, char *error, size_t error_len) {
     aff_redis_config config = in->config.redis;
+    char why[200] = "";
+    int status = 0;
+    if (in->config.has_redis_tls)
+        status = aff_tls_new(&in->config.redis_tls, false, &config.tls, why, sizeof(why));
+    if (status != 0) return complain("redis", status, why, error, error_len);
     config.ping_ms = 5000;
     config.reply_timeout_ms = 15000;
     config.out_max = AFF_REDIS_OUT_LIMIT;
-    int status = aff_redis_open(&in->loop, &config, &command_callbacks, in, &in->commands);
-    if (status != 0) return status;
-    config.seed++;
-    return aff_redis_open(&in->loop, &config, &listener_callbacks, in, &in->listener);
+    status = open_redis(in, &config);
+    aff_tls_free(config.tls); /* they keep it */
+    return complain("redis", status, "its host, port or path is out of range", error, error_len);
 }
 
 static void free_instance(aff_instance *in) {
@@ -530,8 +564,10 @@ static void free_instance(aff_instance *in) {
 /* The engine tells peers where this server listens: so it listens first. */
 static int open_direct(aff_instance *in, char *error, size_t error_len) {
     if (!in->config.has_direct) return 0;
-    return aff_direct_open(&in->loop, &in->config.direct, in->seal, &direct_callbacks, in,
-                           &in->direct, error, error_len);
+    char why[200] = "";
+    int status = aff_direct_open(&in->loop, &in->config.direct, in->seal, &direct_callbacks, in,
+                                 &in->direct, why, sizeof(why));
+    return complain("link", status, why, error, error_len);
 }
 
 static int open_engine(aff_instance *in) {
@@ -555,7 +591,7 @@ static int start(aff_instance *in, char *error, size_t error_len) {
     status = open_direct(in, error, error_len);
     if (status == 0) status = open_engine(in);
     if (status == 0 && in->direct) tell_address(in);
-    if (status == 0) status = open_connections(in);
+    if (status == 0) status = open_connections(in, error, error_len);
     if (status == 0 && uv_thread_create(&in->thread, run, in) != 0) status = AFF_ENOMEM;
     if (status == 0) return 0;
     stop(in);
@@ -587,6 +623,8 @@ int aff_instance_open(const aff_instance_config *config, aff_instance **out, cha
         return status;
     }
     in->config.direct = (aff_direct_config){0}; /* the caller's */
+    in->config.redis_tls = (aff_tls_config){0};
+    in->config.redis = (aff_redis_config){0};
     *out = in;
     return 0;
 }

@@ -30,8 +30,10 @@ enum {
 typedef struct aff_instance aff_instance;
 
 typedef struct {
-    aff_config engine; /* `allocator` and `direct_address` must be NULL */
-    aff_redis_config redis;
+    aff_config engine;      /* `allocator` and `direct_address` must be NULL */
+    aff_redis_config redis; /* `tls` must be NULL */
+    bool has_redis_tls;
+    aff_tls_config redis_tls;
     bool has_direct; /* direct links as `direct` says: only with secrets, and not with `pack` */
     aff_direct_config direct;
     bool pack;
@@ -48,8 +50,8 @@ typedef struct {
 
 /*
  * Starts the thread. Everything in `config` is copied, except the secrets: keys are derived from
- * these. Errors: AFF_EINVAL, where `error` says what is wrong with `direct`, if it is that, and is
- * left alone else; AFF_ENOMEM.
+ * these. Errors: AFF_EINVAL, where `error` says what is wrong with `redis_tls` or `direct`
+ * ("redis: ...", "link: ..."), if it is one of these, and is left alone else; AFF_ENOMEM.
  */
 int aff_instance_open(const aff_instance_config *config, aff_instance **out, char *error,
                       size_t error_len);

@@ -1,21 +1,15 @@
 /*
  * One connection to Redis: see redis.h for what it does, here is how.
  *
- *               name              resolved              connected            greeted
- *     WAITING -------> RESOLVING ----------> CONNECTING ----------> GREETING --------> UP
- *      ^  |                |                  ^  |  ^                 |  |              |
- *      |  +- address, path -------------------+  |  +-- next address -+  |              |
- *      +-------------------+---------------------+-----------------------+--------------+
- *                                 failure, time-out, loss
+ *                            connected            greeted
+ *     WAITING ---> CONNECTING ----------> GREETING --------> UP
+ *        ^             |                     |               |
+ *        +-------------+---------------------+---------------+
+ *                       failure, time-out, loss
  *
- * WAITING is the pause before the next attempt. CONNECTING, too, goes on to the next address. Each
- * state may go to CLOSING, which lasts until libuv has given everything back.
- *
- * Each attempt at an address has a `conn` of its own, because libuv gives a closed handle back
- * only later. r->conn is the current one; callbacks of all others do nothing but clean up.
- *
- * All bytes from the socket go through `received`, all bytes to it through `write_out`: the place
- * for TLS.
+ * WAITING is the pause before the next attempt. Each attempt has a stream of its own (stream.h),
+ * which resolves, connects and shakes hands in CONNECTING. Each state may go to CLOSING, which
+ * lasts until libuv has given everything back.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -27,38 +21,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/un.h>
 
 #include "aff.h"
 #include "alloc.h"
+#include "stream.h"
 
 enum {
-    READ_MAX = 16 * 1024, /* hiredis moves what is left of its buffer after each reply */
-    OUT_KEEP_MAX = 64 * 1024,
+    FEED_MAX = 16 * 1024,   /* hiredis moves what is left of its buffer after each reply */
     ARGC_MAX = 1024 * 1024, /* Redis's own limit */
     BACKOFF_MIN_MS = 10,
     CONNECT_TIMEOUT_MS = 5000,
-    KEEPALIVE_S = 15,
-    LAST_WORDS_MS = 20, /* from a failed write to giving up reading */
     SILENT_TICKS_MAX = 4
 };
 
-typedef enum { WAITING, RESOLVING, CONNECTING, GREETING, UP, CLOSING } state;
-
-typedef struct {
-    union {
-        uv_handle_t handle;
-        uv_stream_t stream;
-        uv_tcp_t tcp;
-        uv_pipe_t pipe;
-    } u;
-    uv_connect_t connect;
-    uv_write_t write;
-    char *writing; /* what `write` is at work on, or NULL */
-    size_t writing_cap;
-    redisReader *reader;
-    aff_redis *owner;
-} conn;
+typedef enum { WAITING, CONNECTING, GREETING, UP, CLOSING } state;
 
 /* What a reply answers. */
 typedef enum {
@@ -92,45 +68,35 @@ struct aff_redis {
     void (*closed)(void *arg);
     void *closed_arg;
     state state;
-    unsigned refs; /* handles and requests that libuv holds; r is freed with the last */
+    unsigned refs; /* handles that libuv holds; r is freed with the last */
 
-    uv_timer_t timer; /* WAITING: the pause; up to UP: the attempt's limit; UP: the silence */
+    uv_timer_t timer; /* WAITING: the pause; GREETING: the attempt's limit; UP: the silence */
     uv_timer_t ping_timer;
     uv_prepare_t prepare; /* runs last before the loop sleeps: the end of a turn */
-    uv_getaddrinfo_t resolver;
-    bool resolver_busy;
 
-    struct addrinfo *addresses;  /* what the resolver gave */
-    const struct addrinfo *next; /* the address to try next */
-    struct addrinfo literal;     /* stands for the above when `host` is an address */
-    struct sockaddr_storage literal_address;
+    aff_stream *stream;  /* from CONNECTING to UP */
+    redisReader *reader; /* of the last stream; kept after it, since it may be at work */
+    int64_t put;         /* bytes written to it */
+    uint32_t first;      /* of a name's addresses: to be tried next */
     uint64_t attempt_deadline_ms;
     unsigned failures; /* since the connection was last up for long */
     uint64_t up_since_ms;
     uint64_t random;
     char reason[256];
 
-    conn *conn;
-    int broken; /* why writing failed, until the timer acts on it */
-    char *out;
-    size_t out_len, out_cap;
-
     due *dues; /* ring: the replies that are to come */
     size_t due_first, due_count, due_cap;
     unsigned silent_ticks;
-    size_t queued_before;
+    int64_t sent_before; /* bytes that the socket had taken at the last tick */
 
     bool subscriber; /* has ever subscribed */
     subscription *subscriptions;
     size_t subscription_count, subscription_cap;
     uint64_t last_subscription_id;
-
-    char read_buffer[READ_MAX];
 };
 
 static void on_timer(uv_timer_t *timer);
 static void start_attempt(aff_redis *r);
-static void connect_next(aff_redis *r);
 
 static void set_timer(aff_redis *r, uint64_t delay_ms) {
     AFF_ASSERT(uv_timer_start(&r->timer, on_timer, delay_ms, 0) == 0);
@@ -139,16 +105,15 @@ static void set_timer(aff_redis *r, uint64_t delay_ms) {
 static void set_state(aff_redis *r, state to) {
 #define BIT(s) (1u << (s))
     static const unsigned allowed[] = {
-        [WAITING] = BIT(WAITING) | BIT(RESOLVING) | BIT(CONNECTING) | BIT(CLOSING),
-        [RESOLVING] = BIT(WAITING) | BIT(CONNECTING) | BIT(CLOSING),
-        [CONNECTING] = BIT(WAITING) | BIT(CONNECTING) | BIT(GREETING) | BIT(CLOSING),
-        [GREETING] = BIT(WAITING) | BIT(CONNECTING) | BIT(UP) | BIT(CLOSING),
+        [WAITING] = BIT(WAITING) | BIT(CONNECTING) | BIT(CLOSING),
+        [CONNECTING] = BIT(WAITING) | BIT(GREETING) | BIT(CLOSING),
+        [GREETING] = BIT(WAITING) | BIT(UP) | BIT(CLOSING),
         [UP] = BIT(WAITING) | BIT(CLOSING),
         [CLOSING] = 0,
     };
     AFF_ASSERT((allowed[r->state] & BIT(to)) != 0);
-    AFF_ASSERT((r->conn != NULL) == ((BIT(to) & (BIT(CONNECTING) | BIT(GREETING) | BIT(UP))) != 0));
-    AFF_ASSERT(r->conn != NULL || r->out_len == 0);
+    AFF_ASSERT((r->stream != NULL) ==
+               ((BIT(to) & (BIT(CONNECTING) | BIT(GREETING) | BIT(UP))) != 0));
 #undef BIT
     r->state = to;
 }
@@ -181,13 +146,14 @@ static void free_config(aff_redis_config *config) {
     free((char *)config->username);
     free((char *)config->password);
     free((char *)config->client_name);
+    aff_tls_free(config->tls);
 }
 
 static void free_redis(aff_redis *r) {
     for (size_t i = 0; i < r->subscription_count; i++) free(r->subscriptions[i].channel);
     free(r->subscriptions);
     free(r->dues);
-    free(r->out);
+    if (r->reader != NULL) redisReaderFree(r->reader);
     free_config(&r->config);
     free(r);
 }
@@ -210,32 +176,14 @@ static void on_handle_closed(uv_handle_t *handle) {
     release(handle->data);
 }
 
-static void on_conn_closed(uv_handle_t *handle) {
-    conn *c = handle->data;
-    aff_redis *r = c->owner;
-    AFF_ASSERT(c->writing == NULL);
-    redisReaderFree(c->reader);
-    free(c);
-    release(r);
-}
-
 /* --- losing a connection --------------------------------------------------------------------- */
 
 /* Ends the current connection, if any. What is due stays so for the caller to deal with. */
-static void end_conn(aff_redis *r) {
-    if (r->conn != NULL) {
-        uv_close(&r->conn->u.handle, on_conn_closed);
-        r->conn = NULL;
-    }
-    r->out_len = 0;
-    r->broken = 0;
+static void end_stream(aff_redis *r) {
+    if (r->state == GREETING) r->first++; /* that one takes connections, and that is all */
+    if (r->stream != NULL) aff_stream_close(r->stream);
+    r->stream = NULL;
     AFF_ASSERT(uv_timer_stop(&r->ping_timer) == 0);
-}
-
-static void forget_addresses(aff_redis *r) {
-    uv_freeaddrinfo(r->addresses);
-    r->addresses = NULL;
-    r->next = NULL;
 }
 
 /* splitmix64 */
@@ -253,7 +201,6 @@ static uint32_t back_off(aff_redis *r) {
         cap = (uint32_t)BACKOFF_MIN_MS << r->failures;
     r->failures++;
     uint32_t delay_ms = (uint32_t)(next_random(r) % (cap + 1));
-    forget_addresses(r);
     set_state(r, WAITING);
     uv_update_time(r->loop); /* the pause is counted from now, not from the start of the turn */
     set_timer(r, delay_ms);
@@ -279,21 +226,18 @@ static void lost(aff_redis *r) {
 
 /* The current connection failed, for r->reason. */
 static void conn_failed(aff_redis *r) {
-    end_conn(r);
+    end_stream(r);
     if (r->state == UP) {
         lost(r);
         return;
     }
     r->due_count = 0;
-    if (r->next != NULL)
-        connect_next(r);
-    else
-        attempt_failed(r);
+    attempt_failed(r);
 }
 
-static void refused(aff_redis *r, const char *error) {
-    set_reason(r, "%s", error);
-    end_conn(r);
+/* For r->reason, and trying again is unlikely to help. */
+static void refused(aff_redis *r) {
+    end_stream(r);
     r->due_count = 0;
     back_off(r);
     if (r->on.refused != NULL) r->on.refused(r->arg, r->reason);
@@ -311,9 +255,9 @@ static void start_ticking(aff_redis *r) {
 /* Counting ticks rather than time makes a thread that was stopped for a minute read what has come
  * in meanwhile before it passes judgement. */
 static void tick(aff_redis *r) {
-    size_t queued = uv_stream_get_write_queue_size(&r->conn->u.stream);
-    if (queued < r->queued_before) r->silent_ticks = 0; /* a large command goes out slowly */
-    r->queued_before = queued;
+    int64_t sent = r->put - (int64_t)aff_stream_pending(r->stream);
+    if (sent > r->sent_before) r->silent_ticks = 0; /* a large command goes out slowly */
+    r->sent_before = sent;
     if (r->due_count > 0 && ++r->silent_ticks > SILENT_TICKS_MAX) {
         set_reason(r, "no answer for %u ms", (unsigned)r->config.reply_timeout_ms);
         conn_failed(r);
@@ -324,81 +268,20 @@ static void tick(aff_redis *r) {
 
 static void on_timer(uv_timer_t *timer) {
     aff_redis *r = timer->data;
-    if (r->broken != 0) {
-        set_reason(r, "write: %s", uv_strerror(r->broken));
-        conn_failed(r);
-    } else if (r->state == UP) {
+    if (r->state == UP) {
         tick(r);
     } else if (r->state == WAITING) {
         start_attempt(r);
-    } else if (r->state == RESOLVING) {
-        /* If it can't be cancelled any more, the next attempt waits for it. */
-        (void)uv_cancel((uv_req_t *)&r->resolver);
-        set_reason(r, "resolving %s took too long", r->config.host);
-        attempt_failed(r);
     } else {
-        set_reason(r, "%s took too long", r->state == CONNECTING ? "connecting" : "the greeting");
+        set_reason(r, "the greeting took too long");
         conn_failed(r);
     }
 }
 
 /* --- writing --------------------------------------------------------------------------------- */
 
-static void recycle_out(aff_redis *r, char *buffer, size_t cap) {
-    if (r->out == NULL && cap <= OUT_KEEP_MAX) {
-        r->out = buffer;
-        r->out_cap = cap;
-    } else {
-        free(buffer);
-    }
-}
-
-/* Redis often says why before it closes: what it sent is read first. */
-static void write_failed(aff_redis *r, int status) {
-    r->broken = status;
-    set_timer(r, LAST_WORDS_MS);
-}
-
-static void on_written(uv_write_t *write, int status) {
-    conn *c = write->data;
-    aff_redis *r = c->owner;
-    recycle_out(r, c->writing, c->writing_cap);
-    c->writing = NULL;
-    if (r->conn != c) return;
-    r->silent_ticks = 0;
-    if (status < 0) write_failed(r, status);
-}
-
-static void write_out(aff_redis *r) {
-    conn *c = r->conn;
-    if (r->out_len == 0 || c->writing != NULL || r->broken != 0) return;
-    uv_buf_t buf = uv_buf_init(r->out, (unsigned)r->out_len);
-    int n = uv_try_write(&c->u.stream, &buf, 1);
-    size_t written = n > 0 ? (size_t)n : 0;
-    char *out = r->out;
-    size_t left = r->out_len - written;
-    c->writing_cap = r->out_cap;
-    r->out = NULL;
-    r->out_len = r->out_cap = 0;
-    if (left == 0) {
-        recycle_out(r, out, c->writing_cap);
-        return;
-    }
-    /* Whatever stopped it, a full socket or a broken one: uv_write takes the rest or tells why
-     * not from the loop, where callbacks may run. */
-    c->writing = out;
-    c->write.data = c;
-    buf = uv_buf_init(out + written, (unsigned)left);
-    int status = uv_write(&c->write, &c->u.stream, &buf, 1, on_written);
-    if (status < 0) {
-        c->writing = NULL;
-        free(out);
-        write_failed(r, status);
-    }
-}
-
 static void on_prepare(uv_prepare_t *prepare) {
-    write_out(prepare->data);
+    aff_redis_flush(prepare->data);
 }
 
 static size_t digits(size_t n) {
@@ -432,16 +315,6 @@ static size_t command_len(int argc, const char *const *argv, const size_t *argv_
     return len;
 }
 
-static bool reserve_out(aff_redis *r, size_t more) {
-    size_t cap = r->out_cap > 0 ? r->out_cap : 4096;
-    while (cap - r->out_len < more) cap *= 2;
-    char *out = cap > r->out_cap ? realloc(r->out, cap) : r->out;
-    if (out == NULL) return false;
-    r->out = out;
-    r->out_cap = cap;
-    return true;
-}
-
 static bool reserve_due(aff_redis *r) {
     if (r->due_count < r->due_cap) return true;
     size_t cap = r->due_cap > 0 ? r->due_cap * 2 : 16;
@@ -467,8 +340,9 @@ static int push(aff_redis *r, kind k, uint64_t tag, int argc, const char *const 
     }
     size_t len = command_len(argc, argv, argv_len, max);
     if (len == 0 || r->due_count >= AFF_REDIS_IN_FLIGHT_MAX) return AFF_EFULL;
-    if (!reserve_out(r, len) || !reserve_due(r)) return AFF_ENOMEM;
-    char *at = put_head(r->out + r->out_len, '*', (size_t)argc);
+    char *at = reserve_due(r) ? aff_stream_put(r->stream, len) : NULL;
+    if (at == NULL) return AFF_ENOMEM;
+    at = put_head(at, '*', (size_t)argc);
     for (int i = 0; i < argc; i++) {
         size_t n = argv_len != NULL ? argv_len[i] : strlen(argv[i]);
         at = put_head(at, '$', n);
@@ -477,7 +351,7 @@ static int push(aff_redis *r, kind k, uint64_t tag, int argc, const char *const 
         *at++ = '\r';
         *at++ = '\n';
     }
-    r->out_len += len;
+    r->put += (int64_t)len;
     if (r->due_count == 0) r->silent_ticks = 0;
     r->dues[(r->due_first + r->due_count) & (r->due_cap - 1)] = (due){tag, k};
     r->due_count++;
@@ -532,10 +406,9 @@ static void go_up(aff_redis *r) {
         }
     }
     AFF_ASSERT(uv_timer_stop(&r->timer) == 0);
-    forget_addresses(r);
     set_state(r, UP);
     r->up_since_ms = uv_now(r->loop);
-    r->queued_before = 0;
+    r->sent_before = 0;
     start_ticking(r);
     if (r->config.ping_ms > 0) {
         uint64_t ping_ms = r->config.ping_ms;
@@ -552,7 +425,8 @@ static void greeting_reply(aff_redis *r, kind k, const redisReply *reply) {
             return;
         }
         if (!is_harmless(k, reply->str)) {
-            refused(r, reply->str);
+            set_reason(r, "%s", reply->str);
+            refused(r);
             return;
         }
     }
@@ -622,13 +496,12 @@ static void on_reply(aff_redis *r, const redisReply *reply) {
     }
 }
 
-static void received(aff_redis *r, const char *data, size_t len) {
-    conn *c = r->conn;
-    r->silent_ticks = 0;
-    int status = redisReaderFeed(c->reader, data, len);
+static void feed(aff_redis *r, const char *data, size_t len) {
+    const aff_stream *s = r->stream;
+    int status = redisReaderFeed(r->reader, data, len);
     void *reply = NULL;
-    while (status == REDIS_OK && r->conn == c) { /* a callback may have closed */
-        status = redisReaderGetReply(c->reader, &reply);
+    while (status == REDIS_OK && r->stream == s) { /* a callback may have closed */
+        status = redisReaderGetReply(r->reader, &reply);
         if (status == REDIS_OK && reply == NULL) return;
         if (status == REDIS_OK) {
             on_reply(r, reply);
@@ -636,27 +509,21 @@ static void received(aff_redis *r, const char *data, size_t len) {
         }
     }
     if (status != REDIS_OK) {
-        set_reason(r, "read: %s", c->reader->errstr);
+        set_reason(r, "read: %s", r->reader->errstr);
         conn_failed(r);
     }
 }
 
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
-    (void)suggested;
-    conn *c = handle->data;
-    *buf = uv_buf_init(c->owner->read_buffer, READ_MAX);
-}
-
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
-    conn *c = stream->data;
-    aff_redis *r = c->owner;
-    if (r->conn != c || n == 0) return;
-    if (n < 0) {
-        set_reason(r, "%s", n == UV_EOF ? "Redis closed the connection" : uv_strerror((int)n));
-        conn_failed(r);
-        return;
+static void on_data(void *arg, const char *bytes, size_t len) {
+    aff_redis *r = arg;
+    const aff_stream *s = r->stream;
+    r->silent_ticks = 0;
+    while (len > 0 && r->stream == s) {
+        size_t n = len < FEED_MAX ? len : FEED_MAX;
+        feed(r, bytes, n);
+        bytes += n;
+        len -= n;
     }
-    received(r, buf->base, (size_t)n);
 }
 
 /* --- connecting ------------------------------------------------------------------------------ */
@@ -682,140 +549,66 @@ static int push_greeting(aff_redis *r) {
     }
     if (status == 0) /* a Redis that is loading answers all of the above, but not this */
         status = push(r, GREETING_PING, 0, 1, (const char *[]){"PING"}, NULL);
-    return status == 0 ? 0 : UV_ENOMEM;
-}
-
-static int greet(aff_redis *r, conn *c) {
-    int status = 0;
-    if (r->config.path == NULL) {
-        status = uv_tcp_nodelay(&c->u.tcp, 1);
-        if (status == 0) status = uv_tcp_keepalive(&c->u.tcp, 1, KEEPALIVE_S);
-    }
-    if (status == 0) status = uv_read_start(&c->u.stream, on_alloc, on_read);
-    if (status == 0) {
-        set_state(r, GREETING);
-        status = push_greeting(r);
-    }
     return status;
 }
 
-static void on_connect(uv_connect_t *connect, int status) {
-    conn *c = connect->data;
-    aff_redis *r = c->owner;
-    if (r->conn != c) return;
-    if (status == 0) status = greet(r, c);
-    if (status < 0) {
-        set_reason(r, "connect: %s", uv_strerror(status));
+static void on_up(void *arg) {
+    aff_redis *r = arg;
+    set_state(r, GREETING);
+    uv_update_time(r->loop);
+    uint64_t now_ms = uv_now(r->loop);
+    set_timer(r, now_ms < r->attempt_deadline_ms ? r->attempt_deadline_ms - now_ms : 0);
+    if (push_greeting(r) == 0) return;
+    set_reason(r, "no memory for the greeting");
+    conn_failed(r);
+}
+
+static void on_down(void *arg, const char *reason) {
+    aff_redis *r = arg;
+    set_reason(r, "%s", reason);
+    if (r->state != UP && aff_stream_was_refused(r->stream))
+        refused(r);
+    else
         conn_failed(r);
-    }
 }
 
-/* Starts to connect to an address, or to config.path if NULL. Returns a libuv status. */
-static int start_conn(aff_redis *r, const struct addrinfo *address) {
-    conn *c = calloc(1, sizeof *c);
-    if (c == NULL) return UV_ENOMEM;
-    c->reader = redisReaderCreate();
-    int status = c->reader == NULL ? UV_ENOMEM
-                 : address == NULL ? uv_pipe_init(r->loop, &c->u.pipe, 0)
-                                   : uv_tcp_init(r->loop, &c->u.tcp);
-    if (status < 0) {
-        if (c->reader != NULL) redisReaderFree(c->reader);
-        free(c);
-        return status;
-    }
-    c->reader->maxbuf = 4 * READ_MAX; /* else it frees and allocates its buffer for each chunk */
-    c->owner = r;
-    c->u.handle.data = c->connect.data = c;
-    r->conn = c;
-    r->refs++;
-    if (address == NULL) {
-        uv_pipe_connect(&c->connect, &c->u.pipe, r->config.path, on_connect);
-        return 0;
-    }
-    status = uv_tcp_connect(&c->connect, &c->u.tcp, address->ai_addr, on_connect);
-    if (status < 0) end_conn(r);
-    return status;
-}
-
-/* Connects to the next address that can be tried, else gives the attempt up. */
-static void connect_next(aff_redis *r) {
-    do {
-        const struct addrinfo *address = r->next;
-        uint64_t count = 1;
-        if (address != NULL) {
-            r->next = address->ai_next;
-            for (const struct addrinfo *a = r->next; a != NULL; a = a->ai_next) count++;
-        }
-        int status = start_conn(r, address);
-        if (status == 0) {
-            set_state(r, CONNECTING);
-            uint64_t now_ms = uv_now(r->loop);
-            bool late = now_ms >= r->attempt_deadline_ms;
-            set_timer(r, late ? 0 : (r->attempt_deadline_ms - now_ms) / count);
-            return;
-        }
-        set_reason(r, "connect: %s", uv_strerror(status));
-    } while (r->next != NULL);
-    attempt_failed(r);
-}
-
-static void on_resolved(uv_getaddrinfo_t *resolver, int status, struct addrinfo *addresses) {
-    aff_redis *r = resolver->data;
-    r->resolver_busy = false;
-    if (r->state != RESOLVING) {
-        uv_freeaddrinfo(addresses);
-    } else if (status < 0) {
-        set_reason(r, "resolve %s: %s", r->config.host, uv_strerror(status));
-        attempt_failed(r);
-    } else {
-        r->addresses = addresses;
-        r->next = addresses;
-        connect_next(r);
-    }
-    release(r);
-}
-
-static int resolve(aff_redis *r) {
-    if (r->resolver_busy) return 0; /* for an attempt that took too long; its result is as good */
-    char port[8];
-    snprintf(port, sizeof port, "%u", (unsigned)r->config.port);
-    struct addrinfo hints = {
-        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
-    r->resolver.data = r;
-    int status = uv_getaddrinfo(r->loop, &r->resolver, on_resolved, r->config.host, port, &hints);
-    if (status == 0) {
-        r->resolver_busy = true;
-        r->refs++;
-    }
-    return status;
+static int open_stream(aff_redis *r) {
+    static const aff_stream_callbacks callbacks = {.up = on_up, .data = on_data, .down = on_down};
+    const aff_redis_config *config = &r->config;
+    aff_stream_target target = {.host = config->host,
+                                .port = config->port,
+                                .path = config->path,
+                                .tls = config->tls,
+                                .timeout_ms = config->connect_timeout_ms,
+                                .first = r->first};
+    if (r->reader != NULL) redisReaderFree(r->reader);
+    r->reader = redisReaderCreate();
+    if (r->reader == NULL) return AFF_ENOMEM;
+    r->reader->maxbuf = 4 * FEED_MAX; /* else it frees and allocates its buffer for each chunk */
+    return aff_stream_connect(r->loop, &target, &callbacks, r, &r->stream);
 }
 
 static void start_attempt(aff_redis *r) {
     uv_update_time(r->loop);
     r->attempt_deadline_ms = uv_now(r->loop) + r->config.connect_timeout_ms;
-    if (r->config.path != NULL || r->literal.ai_addr != NULL) {
-        r->next = r->config.path == NULL ? &r->literal : NULL;
-        connect_next(r);
-        return;
-    }
-    int status = resolve(r);
-    if (status < 0) {
-        set_reason(r, "resolve %s: %s", r->config.host, uv_strerror(status));
+    r->put = 0;
+    if (open_stream(r) == 0) {
+        set_state(r, CONNECTING);
+    } else {
+        set_reason(r, "no memory to connect");
         attempt_failed(r);
-        return;
     }
-    set_state(r, RESOLVING);
-    set_timer(r, r->config.connect_timeout_ms);
 }
 
 /* --- the interface --------------------------------------------------------------------------- */
 
 static bool is_valid(const aff_redis_config *config) {
-    bool reachable = config->path != NULL
-                         ? config->path[0] != '\0' &&
-                               strlen(config->path) < sizeof((struct sockaddr_un *)0)->sun_path
-                         : config->host != NULL && config->host[0] != '\0' && config->port != 0;
-    return reachable && config->out_max <= AFF_REDIS_OUT_LIMIT;
+    return aff_stream_is_valid(&(aff_stream_target){.host = config->host,
+                                                    .port = config->port,
+                                                    .path = config->path,
+                                                    .tls = config->tls,
+                                                    .timeout_ms = 1}) &&
+           config->out_max <= AFF_REDIS_OUT_LIMIT;
 }
 
 static bool copy_string(const char **to, const char *from) {
@@ -825,6 +618,7 @@ static bool copy_string(const char **to, const char *from) {
 
 static bool copy_config(aff_redis_config *to, const aff_redis_config *from) {
     *to = *from;
+    to->tls = aff__tls_keep(from->tls);
     to->connect_timeout_ms =
         from->connect_timeout_ms ? from->connect_timeout_ms : CONNECT_TIMEOUT_MS;
     to->out_max = from->out_max > 0 ? from->out_max : (size_t)64 << 20;
@@ -834,15 +628,6 @@ static bool copy_config(aff_redis_config *to, const aff_redis_config *from) {
     bool password = copy_string(&to->password, from->password);
     bool name = copy_string(&to->client_name, from->client_name);
     return host && path && username && password && name;
-}
-
-/* An address needs no resolver, and so none of libuv's threads. */
-static void parse_literal(aff_redis *r) {
-    struct sockaddr_in *ipv4 = (struct sockaddr_in *)&r->literal_address;
-    struct sockaddr_in6 *ipv6 = (struct sockaddr_in6 *)&r->literal_address;
-    if (r->config.host != NULL && (uv_ip4_addr(r->config.host, r->config.port, ipv4) == 0 ||
-                                   uv_ip6_addr(r->config.host, r->config.port, ipv6) == 0))
-        r->literal.ai_addr = (struct sockaddr *)&r->literal_address;
 }
 
 int aff_redis_open(uv_loop_t *loop, const aff_redis_config *config,
@@ -859,7 +644,6 @@ int aff_redis_open(uv_loop_t *loop, const aff_redis_config *config,
     r->on = *callbacks;
     r->arg = arg;
     r->random = config->seed;
-    parse_literal(r);
     AFF_ASSERT(uv_timer_init(loop, &r->timer) == 0);
     AFF_ASSERT(uv_timer_init(loop, &r->ping_timer) == 0);
     AFF_ASSERT(uv_prepare_init(loop, &r->prepare) == 0);
@@ -935,22 +719,19 @@ bool aff_redis_is_up(const aff_redis *r) {
 }
 
 size_t aff_redis_pending_bytes(const aff_redis *r) {
-    return r->out_len + (r->conn != NULL ? uv_stream_get_write_queue_size(&r->conn->u.stream) : 0);
+    return r->stream != NULL ? aff_stream_pending(r->stream) : 0;
 }
 
 void aff_redis_flush(aff_redis *r) {
-    write_out(r);
+    if (r->stream != NULL) aff_stream_flush(r->stream);
 }
 
 void aff_redis_close(aff_redis *r, void (*closed)(void *arg), void *arg) {
     AFF_ASSERT(r->state != CLOSING);
     r->closed = closed;
     r->closed_arg = arg;
-    end_conn(r);
-    forget_addresses(r);
+    end_stream(r);
     set_state(r, CLOSING);
-    /* If it can't be cancelled any more, `closed` waits for it. */
-    if (r->resolver_busy) (void)uv_cancel((uv_req_t *)&r->resolver);
     uv_close((uv_handle_t *)&r->timer, on_handle_closed);
     uv_close((uv_handle_t *)&r->ping_timer, on_handle_closed);
     uv_close((uv_handle_t *)&r->prepare, on_handle_closed);

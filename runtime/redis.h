@@ -1,10 +1,10 @@
 /*
  * One connection to Redis that comes back by itself.
  *
- * An aff_redis connects, greets (AUTH, SELECT, CLIENT SETNAME, PING), carries commands or
- * subscriptions, and connects again whenever the connection is lost, for as long as it is open.
- * What a connection carried is not sent again: its owner is told which commands have no answer.
- * Only subscriptions are remembered and repeated.
+ * An aff_redis connects (over TCP, with or without TLS, or a Unix socket), greets (AUTH, SELECT,
+ * CLIENT SETNAME, PING), carries commands or subscriptions, and connects again whenever the
+ * connection is lost, for as long as it is open. What a connection carried is not sent again: its
+ * owner is told which commands have no answer. Only subscriptions are remembered and repeated.
  *
  * Threads: every call and every callback on the thread of the loop given to aff_redis_open.
  * Callbacks run from the loop, never inside a call of this interface, and may call all of it,
@@ -24,6 +24,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <uv.h>
+
+#include "tls.h"
 
 /* Longest pause between two attempts to connect. Peers reckon with it (see DESIGN.md, Ownership).
  */
@@ -46,11 +48,14 @@ typedef struct aff_redis aff_redis;
 /* Where and how to connect. aff_redis_open copies it all, strings included. */
 typedef struct {
     /* Name or address (IPv4 or IPv6, no brackets) and port, 1-65535. Each address of a name is
-     * tried in turn. Unused if `path` is given. */
+     * tried in turn, until one takes the connection. If there is no good answer to the greeting,
+     * the next attempt begins with the address after the first. Unused if `path` is given. */
     const char *host;
     uint16_t port;
     /* Unix socket; must fit into a sockaddr_un. NULL: TCP. */
     const char *path;
+    /* A client's, which is kept as long as needed; not over a Unix socket. NULL: no TLS. */
+    aff_tls *tls;
     /* AUTH <password>, or AUTH <username> <password> (a missing password is sent as ""). Both
      * NULL: no AUTH. */
     const char *username;
@@ -59,8 +64,9 @@ typedef struct {
     uint32_t db;
     /* Name for CLIENT LIST, or NULL. Redis may refuse it without consequence. */
     const char *client_name;
-    /* Limit on one attempt, from resolving the name to the last answer of the greeting, shared
-     * evenly by the addresses still to be tried. 0: 5,000. */
+    /* Limit on one attempt, from resolving the name to the last answer of the greeting. As long as
+     * none has taken the connection, it is shared evenly by the addresses still to be tried.
+     * 0: 5,000. */
     uint32_t connect_timeout_ms;
     /* Drop the connection when answers are due and neither a byte comes in nor one goes out for
      * this long. Noticed up to a quarter later; time in which this thread or the machine stood
@@ -90,8 +96,9 @@ typedef struct {
     /* Was up and is no more. `reason` is a sentence for people. */
     void (*down)(void *arg, const char *reason);
     /* Redis answered AUTH, SELECT or PING with an error that trying again is unlikely to cure
-     * (WRONGPASS, NOAUTH, DB index out of range...). Attempts go on all the same; it is for the
-     * owner to close. `error` is Redis's text. */
+     * (WRONGPASS, NOAUTH, DB index out of range...): `error` is Redis's text. Or TLS did not come
+     * about, because of a certificate on either side, or because one side speaks no TLS: `error`
+     * begins with "TLS: ". Attempts go on all the same; it is for the owner to close. */
     void (*refused)(void *arg, const char *error);
     /* An attempt failed otherwise; the next one starts in delay_ms. Redis that is loading,
      * busy, without its master or out of client slots comes here too. */
@@ -115,8 +122,9 @@ typedef struct {
  * Opens a connection. The first attempt starts in the next turn of the loop, which does not end
  * while the connection is open.
  *
- * `loop`, and whatever `arg` points to, must live until `closed` has run; `config` and `callbacks`
- * are copied. The caller owns *out and gives it up with aff_redis_close.
+ * Whatever `arg` points to must live until `closed` has run, and `loop` until libuv has given back
+ * what it has of it; `config` and `callbacks` are copied. The caller owns *out and gives it up with
+ * aff_redis_close.
  *
  * AFF_EINVAL: `config` is out of range. AFF_ENOMEM.
  */
@@ -169,7 +177,7 @@ void aff_redis_flush(aff_redis *r);
 /*
  * Closes, in any state, once. Bytes not yet taken by the socket are discarded. Commands without
  * answer get their NULL, then r is freed, then `closed` (if not NULL) runs with `arg`; all from
- * the loop. This takes until the resolver gives up if it is at work on a name (not an address).
+ * the loop.
  */
 void aff_redis_close(aff_redis *r, void (*closed)(void *arg), void *arg);
 

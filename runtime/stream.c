@@ -4,7 +4,7 @@
  *            name               resolved              connected             done
  *     NEW ---------> RESOLVING ----------> CONNECTING ----------> HANDSHAKE -----> UP
  *      |  |                                  ^  ^  |  |                             ^
- *      |  +-- address -----------------------+  |  |  +-- without TLS --------------+
+ *      |  +-- address, Unix socket -----------+  |  |  +-- without TLS --------------+
  *      |                                        +--+ next address
  *      +-- accepted ----------------------------------------------^
  *
@@ -26,9 +26,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/un.h>
 
 #include "aff.h"
 #include "alloc.h"
+#include "resolver.h"
 
 enum {
     READ_MAX = 64 * 1024,
@@ -59,25 +61,28 @@ struct aff_stream {
     void *settled_arg;
 
     uv_timer_t timer; /* up to UP: the limit; once broken: until it is told */
-    uv_tcp_t tcp;
-    bool tcp_open; /* initialised, and not closed by us */
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } socket;
+    bool socket_open; /* initialised, and not closed by us */
     uv_connect_t connect;
     uv_write_t write;
     bool write_busy;
-    bool broken;
+    bool broken, refused;
     char reason[256];
 
     /* Of a stream that connects. */
-    char *host;
+    char *host, *path; /* one of them */
     uint16_t port;
-    uint32_t timeout_ms;
+    uint32_t timeout_ms, first;
     uint64_t deadline_ms;
-    uv_getaddrinfo_t resolver;
-    bool resolver_busy;
-    struct addrinfo *addresses;  /* what the resolver gave */
-    const struct addrinfo *next; /* the address to try next */
-    struct addrinfo literal;     /* stands for the above when `host` is an address */
-    struct sockaddr_storage literal_address;
+    aff_question *question; /* or NULL: the resolver is not asked */
+    struct sockaddr_storage addresses[AFF_RESOLVER_ADDRESSES_MAX];
+    size_t address_count; /* of a Unix socket: 1 */
+    size_t tried;         /* of them */
 
     buffer out, wire, writing;
     char read_buffer[READ_MAX];
@@ -105,8 +110,8 @@ static void set_state(aff_stream *s, state to) {
     };
     AFF_ASSERT(((allowed[s->state] | ends) & BIT(to)) != 0);
     AFF_ASSERT(s->state != CLOSED && s->state != to);
-    AFF_ASSERT((BIT(to) & (BIT(HANDSHAKE) | BIT(UP))) == 0 || s->tcp_open);
-    AFF_ASSERT((BIT(to) & ends) == 0 || !s->tcp_open);
+    AFF_ASSERT((BIT(to) & (BIT(HANDSHAKE) | BIT(UP))) == 0 || s->socket_open);
+    AFF_ASSERT((BIT(to) & ends) == 0 || !s->socket_open);
 #undef BIT
     s->state = to;
 }
@@ -126,6 +131,12 @@ static void set_uv_reason(aff_stream *s, const char *what, int status) {
         set_reason(s, "%s", aff_error_text(AFF_ENOMEM));
     else
         set_reason(s, "%s: %s", what, uv_strerror(status));
+}
+
+/* TLS is over. */
+static void set_tls_reason(aff_stream *s) {
+    set_reason(s, "%s", aff__tls_reason(s->conn));
+    s->refused = aff__tls_is_refused(s->conn);
 }
 
 /* --- buffers --------------------------------------------------------------------------------- */
@@ -185,13 +196,14 @@ static void free_stream(aff_stream *s) {
     drop(&s->wire);
     drop(&s->writing);
     free(s->host);
+    free(s->path);
     free(s);
 }
 
 static void release(aff_stream *s) {
     AFF_ASSERT(s->refs > 0);
     if (--s->refs > 0) return;
-    AFF_ASSERT(s->state == CLOSED && !s->write_busy && !s->resolver_busy);
+    AFF_ASSERT(s->state == CLOSED && !s->write_busy && s->question == NULL);
     free_stream(s);
 }
 
@@ -199,18 +211,17 @@ static void on_timer_closed(uv_handle_t *timer) {
     release(timer->data);
 }
 
-static void on_tcp_closed(uv_handle_t *tcp) {
-    aff_stream *s = tcp->data;
+static void on_socket_closed(uv_handle_t *socket) {
+    aff_stream *s = socket->data;
     if (s->state == CONNECTING && !s->broken) connect_next(s);
     release(s);
 }
 
 /* --- the end --------------------------------------------------------------------------------- */
 
-static void forget_addresses(aff_stream *s) {
-    uv_freeaddrinfo(s->addresses);
-    s->addresses = NULL;
-    s->next = NULL;
+static void forget_question(aff_stream *s) {
+    if (s->question != NULL) aff_question_forget(s->question);
+    s->question = NULL;
 }
 
 /* Moves what TLS has for the socket to `wire`. */
@@ -227,28 +238,27 @@ static void say_last_words(aff_stream *s) {
     if (s->state == UP) aff__tls_goodbye(s->conn);
     if (s->write_busy || s->broken || !take_records(s) || held(&s->wire) == 0) return;
     uv_buf_t buf = uv_buf_init(s->wire.bytes + s->wire.start, (unsigned)held(&s->wire));
-    (void)uv_try_write((uv_stream_t *)&s->tcp, &buf, 1);
+    (void)uv_try_write(&s->socket.stream, &buf, 1);
 }
 
-static void end_tcp(aff_stream *s) {
+static void end_socket(aff_stream *s) {
     AFF_ASSERT(uv_timer_stop(&s->timer) == 0);
-    if (!s->tcp_open) return;
+    if (!s->socket_open) return;
     if (s->conn != NULL) say_last_words(s);
     aff__tls_conn_free(s->conn);
     s->conn = NULL;
-    s->tcp_open = false;
-    uv_close((uv_handle_t *)&s->tcp, on_tcp_closed);
+    s->socket_open = false;
+    uv_close(&s->socket.handle, on_socket_closed);
 }
 
 /* The end of a stream, but for its memory. */
 static void end(aff_stream *s, state to) {
-    end_tcp(s);
+    end_socket(s);
     tell_listener(s);
-    forget_addresses(s);
+    forget_question(s);
     drop(&s->out);
     drop(&s->wire);
     set_state(s, to);
-    if (s->resolver_busy) (void)uv_cancel((uv_req_t *)&s->resolver); /* else it is waited for */
 }
 
 /* It is over, for s->reason. From the loop only. */
@@ -276,7 +286,7 @@ static void on_written(uv_write_t *write, int status) {
     s->write_busy = false;
     s->writing.start = s->writing.end;
     settle(&s->writing);
-    if (!s->tcp_open || s->broken) return;
+    if (!s->socket_open || s->broken) return;
     if (status < 0)
         write_failed(s, status);
     else
@@ -284,9 +294,9 @@ static void on_written(uv_write_t *write, int status) {
 }
 
 static void send_wire(aff_stream *s) {
-    uv_stream_t *tcp = (uv_stream_t *)&s->tcp;
+    uv_stream_t *socket = &s->socket.stream;
     uv_buf_t buf = uv_buf_init(s->wire.bytes + s->wire.start, (unsigned)held(&s->wire));
-    int n = uv_try_write(tcp, &buf, 1);
+    int n = uv_try_write(socket, &buf, 1);
     if (n > 0) s->wire.start += (size_t)n;
     if (held(&s->wire) == 0) {
         settle(&s->wire);
@@ -297,7 +307,7 @@ static void send_wire(aff_stream *s) {
     swap(&s->wire, &s->writing);
     buf = uv_buf_init(s->writing.bytes + s->writing.start, (unsigned)held(&s->writing));
     s->write.data = s;
-    int status = uv_write(&s->write, tcp, &buf, 1, on_written);
+    int status = uv_write(&s->write, socket, &buf, 1, on_written);
     s->write_busy = status == 0;
     if (status < 0) write_failed(s, status);
 }
@@ -306,7 +316,7 @@ static bool encrypt_some(aff_stream *s) {
     while (held(&s->out) > 0 && held(&s->wire) < ENCRYPT_MAX) {
         size_t len = held(&s->out) < RECORD_MAX ? held(&s->out) : RECORD_MAX;
         if (!aff__tls_write(s->conn, s->out.bytes + s->out.start, len)) {
-            set_reason(s, "%s", aff__tls_reason(s->conn));
+            set_tls_reason(s);
             return false;
         }
         s->out.start += len;
@@ -328,7 +338,7 @@ static bool fill_wire(aff_stream *s) {
 }
 
 static void write_out(aff_stream *s) {
-    while (s->tcp_open && !s->write_busy && !s->broken) {
+    while (s->socket_open && !s->write_busy && !s->broken) {
         if (!fill_wire(s)) {
             go_down_later(s, 0);
             return;
@@ -338,16 +348,27 @@ static void write_out(aff_stream *s) {
     }
 }
 
+/* Whether so many bytes more may wait. */
+static bool has_room(const aff_stream *s, size_t len) {
+    size_t pending = aff_stream_pending(s);
+    return pending <= AFF_STREAM_PENDING_MAX && len <= AFF_STREAM_PENDING_MAX - pending;
+}
+
+char *aff_stream_put(aff_stream *s, size_t len) {
+    AFF_ASSERT(len > 0);
+    if (s->state == DOWN || !has_room(s, len) || !reserve(&s->out, len)) return NULL;
+    s->out.end += len;
+    return s->out.bytes + s->out.end - len;
+}
+
 void aff_stream_write(aff_stream *s, const char *bytes, size_t len) {
     if (s->state == DOWN || s->broken || len == 0) return;
-    size_t pending = aff_stream_pending(s);
-    bool fits = pending <= AFF_STREAM_PENDING_MAX && len <= AFF_STREAM_PENDING_MAX - pending;
-    if (fits && reserve(&s->out, len)) {
-        memcpy(s->out.bytes + s->out.end, bytes, len);
-        s->out.end += len;
+    char *to = aff_stream_put(s, len);
+    if (to != NULL) {
+        memcpy(to, bytes, len);
         return;
     }
-    set_reason(s, "%s", aff_error_text(fits ? AFF_ENOMEM : AFF_EFULL));
+    set_reason(s, "%s", aff_error_text(has_room(s, len) ? AFF_ENOMEM : AFF_EFULL));
     go_down_later(s, 0);
 }
 
@@ -356,9 +377,12 @@ void aff_stream_flush(aff_stream *s) {
 }
 
 size_t aff_stream_pending(const aff_stream *s) {
-    const uv_stream_t *tcp = (const uv_stream_t *)&s->tcp;
-    size_t writing = s->tcp_open ? uv_stream_get_write_queue_size(tcp) : 0;
+    size_t writing = s->socket_open ? uv_stream_get_write_queue_size(&s->socket.stream) : 0;
     return held(&s->out) + held(&s->wire) + writing;
+}
+
+bool aff_stream_was_refused(const aff_stream *s) {
+    return s->refused;
 }
 
 /* --- reading --------------------------------------------------------------------------------- */
@@ -366,7 +390,6 @@ size_t aff_stream_pending(const aff_stream *s) {
 static void go_up(aff_stream *s) {
     AFF_ASSERT(uv_timer_stop(&s->timer) == 0);
     tell_listener(s);
-    forget_addresses(s);
     set_state(s, UP);
     if (s->on.up != NULL) s->on.up(s->arg);
     if (s->state == UP) write_out(s);
@@ -376,7 +399,10 @@ static void go_up(aff_stream *s) {
 static bool shake_hands(aff_stream *s) {
     int status = aff__tls_handshake(s->conn);
     if (status < 0 || !take_records(s)) {
-        set_reason(s, "%s", status < 0 ? aff__tls_reason(s->conn) : aff_error_text(AFF_ENOMEM));
+        if (status < 0)
+            set_tls_reason(s);
+        else
+            set_reason(s, "%s", aff_error_text(AFF_ENOMEM));
         go_down(s);
         return false;
     }
@@ -395,9 +421,9 @@ static void decrypt(aff_stream *s, const char *bytes, size_t len) {
         n = aff__tls_read(s->conn, clear, sizeof clear);
         if (n > 0 && s->on.data != NULL) s->on.data(s->arg, clear, (size_t)n);
     }
-    if (!s->tcp_open) return;
+    if (!s->socket_open) return;
     if (n < 0) {
-        set_reason(s, "%s", aff__tls_reason(s->conn));
+        set_tls_reason(s);
         go_down(s);
     } else if (aff__tls_due(s->conn) > 0) { /* TLS's own affairs */
         if (take_records(s)) {
@@ -417,7 +443,7 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
 
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
     aff_stream *s = stream->data;
-    if (!s->tcp_open || n == 0) return;
+    if (!s->socket_open || n == 0) return;
     if (n < 0) {
         if (n == UV_EOF)
             set_reason(s, "the other side has closed the connection");
@@ -433,24 +459,28 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
 
 /* --- connecting ------------------------------------------------------------------------------ */
 
-static int open_tcp(aff_stream *s) {
-    int status = uv_tcp_init(s->loop, &s->tcp);
+static int open_socket(aff_stream *s) {
+    int status = s->path != NULL ? uv_pipe_init(s->loop, &s->socket.pipe, 0)
+                                 : uv_tcp_init(s->loop, &s->socket.tcp);
     if (status < 0) return status;
-    s->tcp.data = s;
-    s->tcp_open = true;
+    s->socket.handle.data = s;
+    s->socket_open = true;
     s->refs++;
     return 0;
 }
 
 /* The socket is connected: prepares it, and TLS. */
 static int start_reading(aff_stream *s) {
-    int status = uv_tcp_nodelay(&s->tcp, 1);
-    if (status == 0) status = uv_tcp_keepalive(&s->tcp, 1, KEEPALIVE_S);
+    int status = 0;
+    if (s->path == NULL) {
+        status = uv_tcp_nodelay(&s->socket.tcp, 1);
+        if (status == 0) status = uv_tcp_keepalive(&s->socket.tcp, 1, KEEPALIVE_S);
+    }
     if (status == 0 && s->tls != NULL) {
         s->conn = aff__tls_conn_new(s->tls, s->host);
         if (s->conn == NULL) status = UV_ENOMEM;
     }
-    return status == 0 ? uv_read_start((uv_stream_t *)&s->tcp, on_alloc, on_read) : status;
+    return status == 0 ? uv_read_start(&s->socket.stream, on_alloc, on_read) : status;
 }
 
 static uint64_t time_left(const aff_stream *s) {
@@ -460,10 +490,10 @@ static uint64_t time_left(const aff_stream *s) {
 
 static void on_connect(uv_connect_t *connect, int status) {
     aff_stream *s = connect->data;
-    if (!s->tcp_open || s->broken) return;
+    if (!s->socket_open || s->broken) return;
     if (status < 0) { /* the next address, once this handle is closed */
         set_uv_reason(s, "connect", status);
-        end_tcp(s);
+        end_socket(s);
         return;
     }
     status = start_reading(s);
@@ -479,72 +509,63 @@ static void on_connect(uv_connect_t *connect, int status) {
     }
 }
 
+static int start_connecting(aff_stream *s, const struct sockaddr_storage *address) {
+    s->connect.data = s;
+    if (s->path == NULL)
+        return uv_tcp_connect(&s->connect, &s->socket.tcp, (const struct sockaddr *)address,
+                              on_connect);
+    uv_pipe_connect(&s->connect, &s->socket.pipe, s->path, on_connect);
+    return 0;
+}
+
 /* Connects to the next address; if there is none, or memory for none, the last reason stands. */
 static void connect_next(aff_stream *s) {
-    const struct addrinfo *address = s->next;
-    if (address == NULL) {
+    size_t left = s->address_count - s->tried;
+    if (left == 0) {
         go_down(s);
         return;
     }
-    s->next = address->ai_next;
-    uint64_t count = 1;
-    for (const struct addrinfo *a = s->next; a != NULL; a = a->ai_next) count++;
-    int status = open_tcp(s);
+    int status = open_socket(s);
     if (status < 0) {
         set_uv_reason(s, "connect", status);
         go_down(s);
         return;
     }
-    s->connect.data = s;
-    status = uv_tcp_connect(&s->connect, &s->tcp, address->ai_addr, on_connect);
+    status = start_connecting(s, &s->addresses[(s->first + s->tried++) % s->address_count]);
     if (status == 0) {
-        set_timer(s, time_left(s) / count);
+        set_timer(s, time_left(s) / left);
     } else {
         set_uv_reason(s, "connect", status);
-        end_tcp(s); /* and on */
+        end_socket(s); /* and on */
     }
 }
 
-static void on_resolved(uv_getaddrinfo_t *resolver, int status, struct addrinfo *addresses) {
-    aff_stream *s = resolver->data;
-    s->resolver_busy = false;
-    if (s->state != RESOLVING || s->broken) {
-        uv_freeaddrinfo(addresses);
-    } else if (status < 0) {
-        set_reason(s, "resolve %s: %s", s->host, uv_strerror(status));
+static void on_answered(void *arg, int status, const struct sockaddr_storage *addresses,
+                        size_t count) {
+    aff_stream *s = arg;
+    s->question = NULL;
+    if (s->broken) return;
+    if (status < 0) {
+        set_reason(s, "resolve %s: %s", s->host,
+                   status == UV_ENOMEM ? aff_error_text(AFF_ENOMEM) : uv_strerror(status));
         go_down(s);
-    } else {
-        s->addresses = addresses;
-        s->next = addresses;
-        set_state(s, CONNECTING);
-        connect_next(s);
+        return;
     }
-    release(s);
-}
-
-static int resolve(aff_stream *s) {
-    char port[8];
-    snprintf(port, sizeof port, "%u", (unsigned)s->port);
-    struct addrinfo hints = {
-        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
-    s->resolver.data = s;
-    int status = uv_getaddrinfo(s->loop, &s->resolver, on_resolved, s->host, port, &hints);
-    if (status < 0) return status;
-    s->resolver_busy = true;
-    s->refs++;
-    return 0;
+    memcpy(s->addresses, addresses, count * sizeof *addresses);
+    s->address_count = count;
+    set_state(s, CONNECTING);
+    connect_next(s);
 }
 
 static void start(aff_stream *s) {
     uv_update_time(s->loop);
     s->deadline_ms = uv_now(s->loop) + s->timeout_ms;
-    if (s->literal.ai_addr != NULL) {
-        s->next = &s->literal;
+    if (s->address_count > 0) {
         set_state(s, CONNECTING);
         connect_next(s);
         return;
     }
-    int status = resolve(s);
+    int status = aff_ask(s->loop, s->host, s->port, on_answered, s, &s->question);
     if (status < 0) {
         set_uv_reason(s, "resolve", status);
         go_down(s);
@@ -562,7 +583,7 @@ static void on_timer(uv_timer_t *timer) {
         start(s);
     } else if (s->state == CONNECTING) {
         set_reason(s, "connecting took too long");
-        end_tcp(s); /* the next address, once this handle is closed */
+        end_socket(s); /* the next address, once this handle is closed */
     } else if (s->state == HANDSHAKE && s->conn == NULL) {
         go_up(s); /* accepted, without TLS */
     } else {
@@ -590,25 +611,35 @@ bool aff__parse_address(const char *host, uint16_t port, struct sockaddr_storage
            uv_ip6_addr(host, port, (struct sockaddr_in6 *)to) == 0;
 }
 
-int aff_stream_connect(uv_loop_t *loop, const char *host, uint16_t port, aff_tls *tls,
-                       uint32_t timeout_ms, const aff_stream_callbacks *callbacks, void *arg,
-                       aff_stream **out) {
-    if (host == NULL || host[0] == '\0' || strlen(host) > AFF_STREAM_HOST_MAX || port == 0 ||
-        timeout_ms == 0 || (tls != NULL && aff__tls_is_server(tls)))
-        return AFF_EINVAL;
-    char *copy = strdup(host);
-    aff_stream *s = copy != NULL ? new_stream(loop, tls) : NULL;
+bool aff_stream_is_valid(const aff_stream_target *to) {
+    if (to->timeout_ms == 0 || (to->tls != NULL && aff__tls_is_server(to->tls))) return false;
+    if (to->path != NULL)
+        return to->tls == NULL && to->path[0] != '\0' &&
+               strlen(to->path) < sizeof((struct sockaddr_un *)0)->sun_path;
+    return to->host != NULL && to->host[0] != '\0' && strlen(to->host) <= AFF_STREAM_HOST_MAX &&
+           to->port != 0;
+}
+
+int aff_stream_connect(uv_loop_t *loop, const aff_stream_target *target,
+                       const aff_stream_callbacks *callbacks, void *arg, aff_stream **out) {
+    if (!aff_stream_is_valid(target)) return AFF_EINVAL;
+    char *copy = strdup(target->path != NULL ? target->path : target->host);
+    aff_stream *s = copy != NULL ? new_stream(loop, target->tls) : NULL;
     if (s == NULL) {
         free(copy);
         return AFF_ENOMEM;
     }
-    s->host = copy;
-    s->port = port;
-    s->timeout_ms = timeout_ms;
+    if (target->path != NULL)
+        s->path = copy;
+    else
+        s->host = copy;
+    s->port = target->port;
+    s->timeout_ms = target->timeout_ms;
+    s->first = target->first;
     s->on = *callbacks;
     s->arg = arg;
-    if (aff__parse_address(host, port, &s->literal_address))
-        s->literal.ai_addr = (struct sockaddr *)&s->literal_address;
+    if (target->path != NULL || aff__parse_address(target->host, target->port, s->addresses))
+        s->address_count = 1;
     set_timer(s, 0);
     *out = s;
     return 0;
@@ -620,11 +651,11 @@ int aff__stream_take(uv_stream_t *listener, aff_tls *tls, void (*settled)(void *
                      aff_stream **out) {
     aff_stream *s = new_stream(listener->loop, tls);
     if (s == NULL) return AFF_ENOMEM;
-    if (open_tcp(s) < 0) {
+    if (open_socket(s) < 0) {
         aff_stream_close(s);
         return AFF_ENOMEM;
     }
-    if (uv_accept(listener, (uv_stream_t *)&s->tcp) < 0) {
+    if (uv_accept(listener, &s->socket.stream) < 0) {
         aff_stream_close(s);
         return AFF_ENOTCONN;
     }
@@ -639,7 +670,7 @@ bool aff__stream_is_new(const aff_stream *s) {
 }
 
 void aff_stream_accept(aff_stream *s, const aff_stream_callbacks *callbacks, void *arg) {
-    AFF_ASSERT(s->state == NEW && s->tcp_open);
+    AFF_ASSERT(s->state == NEW && s->socket_open);
     s->on = *callbacks;
     s->arg = arg;
     set_state(s, HANDSHAKE);

@@ -1,6 +1,6 @@
 /*
  * stream.h - streams of bytes over TCP, with or without TLS (tls.h): out to others, and from a
- * listener.
+ * listener; and out over Unix sockets.
  *
  * A stream comes up once, and goes down once and for all; who wants another connection makes
  * another stream.
@@ -53,29 +53,49 @@ typedef struct {
     void (*down)(void *arg, const char *reason);
 } aff_stream_callbacks;
 
+/* Where to connect to. */
+typedef struct {
+    const char *host; /* a name or address (IPv4 or IPv6, no brackets), 1 to AFF_STREAM_HOST_MAX
+                         bytes */
+    uint16_t port;    /* 1-65535 */
+    const char
+        *path;    /* a Unix socket, which must fit into a sockaddr_un, instead of both; or NULL */
+    aff_tls *tls; /* a client's, or NULL: plain; not over a Unix socket */
+    /* Covers all from resolving the name to the end of the handshake, and is shared evenly by the
+     * addresses still to be tried; at least 1. */
+    uint32_t timeout_ms;
+    /* Which of a name's addresses is tried first: 0 the first, and so on, round and round. */
+    uint32_t first;
+} aff_stream_target;
+
+/* Whether all of it is in range, and `tls` no server's. */
+bool aff_stream_is_valid(const aff_stream_target *target);
+
 /*
- * Connects to a host, by its name or address (IPv4 or IPv6, no brackets; 1 to AFF_STREAM_HOST_MAX
- * bytes), and port, 1-65535. Each address of a name is tried in turn, until one takes the
- * connection; then it is this one or none.
- *
- * `tls`: a client's, or NULL: plain TCP. `timeout_ms` covers all from resolving the name to the end
- * of the handshake, and is shared evenly by the addresses still to be tried; at least 1.
+ * Connects. Each address of a name is tried in turn, until one takes the connection; then it is
+ * this one or none.
  *
  * `loop`, and whatever `arg` points to, must live until the stream is closed, the loop until libuv
  * has given back what it has of it; all else is copied or kept. The caller owns *out and gives it
  * up with aff_stream_close.
  *
- * AFF_EINVAL: something is out of range, or `tls` is a server's. AFF_ENOMEM.
+ * AFF_EINVAL: the target is not valid. AFF_ENOMEM.
  */
-int aff_stream_connect(uv_loop_t *loop, const char *host, uint16_t port, aff_tls *tls,
-                       uint32_t timeout_ms, const aff_stream_callbacks *callbacks, void *arg,
-                       aff_stream **out);
+int aff_stream_connect(uv_loop_t *loop, const aff_stream_target *target,
+                       const aff_stream_callbacks *callbacks, void *arg, aff_stream **out);
 
 /*
  * Takes bytes to be sent, which are copied; they go out with aff_stream_flush. Before `up` they are
  * kept, and go out with it. Once the stream is down they are dropped.
  */
 void aff_stream_write(aff_stream *s, const char *bytes, size_t len);
+
+/*
+ * The same for bytes that are not there yet: room for `len`, at least 1, which the caller fills
+ * before it calls anything else of the stream. NULL: no memory, more than AFF_STREAM_PENDING_MAX
+ * would wait, or the stream is down; nothing has changed.
+ */
+char *aff_stream_put(aff_stream *s, size_t len);
 
 /*
  * Hands what was written to the socket, in one go if that takes it; what it does not take now
@@ -88,9 +108,14 @@ void aff_stream_flush(aff_stream *s);
 size_t aff_stream_pending(const aff_stream *s);
 
 /*
+ * Within `down`: whether TLS has ended it, and not the network: one side does not believe the
+ * other's certificate, say, or does not speak TLS.
+ */
+bool aff_stream_was_refused(const aff_stream *s);
+
+/*
  * Closes, in any state, once. What the kernel has not taken is discarded. No callback runs
- * afterwards. The stream frees itself, from the loop; this takes until the resolver gives up if it
- * is at work on a name.
+ * afterwards. The stream frees itself, from the loop.
  */
 void aff_stream_close(aff_stream *s);
 

@@ -20,7 +20,7 @@ struct aff_tls {
 struct aff__tls_conn {
     SSL *ssl;
     BIO *in, *out; /* the SSL's */
-    bool over;
+    bool over, refused;
     char reason[200];
 };
 
@@ -293,6 +293,7 @@ static void end(aff__tls_conn *c) {
         snprintf(c->reason, sizeof c->reason, "%s", aff_error_text(AFF_ENOMEM));
         return;
     }
+    c->refused = true;
     if (refused) text = X509_verify_cert_error_string(verified);
     snprintf(c->reason, sizeof c->reason, "TLS: %s", text != NULL ? text : "broken");
 }
@@ -355,4 +356,8 @@ size_t aff__tls_take(aff__tls_conn *c, char *to, size_t max) {
 
 const char *aff__tls_reason(const aff__tls_conn *c) {
     return c->reason;
+}
+
+bool aff__tls_is_refused(const aff__tls_conn *c) {
+    return c->refused;
 }

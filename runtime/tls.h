@@ -86,4 +86,7 @@ size_t aff__tls_take(aff__tls_conn *c, char *to, size_t max);
 /* Why it is over, for people; the connection's. */
 const char *aff__tls_reason(const aff__tls_conn *c);
 
+/* Whether it is over because the two don't agree, rather than for lack of memory. */
+bool aff__tls_is_refused(const aff__tls_conn *c);
+
 #endif

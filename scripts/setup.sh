@@ -23,6 +23,7 @@ elif [ ! -e "$(clang -print-file-name=libclang_rt.fuzzer-$(uname -m).a)" ] &&
 fi
 need_command pkg-config pkg-config
 need_command redis-server redis-server
+need_command openssl openssl
 need_command haproxy haproxy
 need_command chromium chromium
 need_library libuv libuv1-dev

@@ -143,8 +143,9 @@ export class Engine {
       return native.open(settings, onBlock)
     } catch (error) {
       const { code, message } = error as AffinityError
-      if (code !== 'AFF_EINVAL' || settings.linkHost === undefined) throw error
-      throw new AffinityError('AFF_EINVAL', `RedisServerAffinity: option "link": ${message}`)
+      const [, option, problem] = /^(redis|link): (.*)$/s.exec(message) ?? []
+      if (code !== 'AFF_EINVAL' || option === undefined) throw error
+      throw new AffinityError('AFF_EINVAL', `RedisServerAffinity: option "${option}": ${problem}`)
     }
   }
 

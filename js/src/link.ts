@@ -1,6 +1,6 @@
 import { isIPv6 } from 'node:net'
-import { rootCertificates } from 'node:tls'
 import type { NativeOptions } from './native.js'
+import { trustedCertificates } from './redis.js'
 
 /** Direct links to other servers, beside Redis. */
 export interface LinkConfiguration {
@@ -19,7 +19,7 @@ export interface LinkConfiguration {
 export interface LinkTLS {
   key: string | Uint8Array
   cert: string | Uint8Array
-  /** Who has signed the servers' certificates. Given, each side asks the other for one. Default: whose certificates Node comes with. */
+  /** Who has signed the servers' certificates. Given, each side asks the other for one. Default: whose certificates Node believes. */
   ca?: string | Uint8Array
   passphrase?: string
   /** The name in the other servers' certificates. Default: the host that is dialled. */
@@ -94,7 +94,7 @@ function tlsSettings(tls: unknown, invalid: Invalid): LinkSettings {
     linkAsksForCert: ca !== undefined && rejectUnauthorized,
     linkKey: pem('link.tls.key', key, true, invalid),
     linkCert: pem('link.tls.cert', cert, true, invalid),
-    linkCA: pem('link.tls.ca', ca, false, invalid) ?? Buffer.from(rootCertificates.join('\n')),
+    linkCA: pem('link.tls.ca', ca, false, invalid) ?? trustedCertificates(),
     linkPassphrase: passphrase === undefined ? undefined : Buffer.from(passphrase),
     linkServerName: servername,
     linkRejectUnauthorized: rejectUnauthorized,

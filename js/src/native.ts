@@ -1,4 +1,5 @@
 import { load } from '../addon.cjs'
+import type { RedisAddress } from './redis.js'
 
 /** What binding/binding.c exports. */
 export interface Native {
@@ -63,7 +64,7 @@ export type NativeMetrics = Record<NativeNumber, number> &
 
 export type NativeHandle = object
 
-export interface NativeOptions {
+export interface NativeOptions extends RedisAddress {
   serverId: string
   prefix: string
   lockTTL: number
@@ -76,13 +77,6 @@ export interface NativeOptions {
   secrets: Uint8Array[]
   seedHigh: number
   seedLow: number
-  host?: string
-  port?: number
-  path?: string
-  username?: string
-  password?: string
-  db: number
-  connectTimeout: number
   clientName: string
   /** None: no direct links. */
   linkHost?: string

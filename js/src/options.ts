@@ -4,6 +4,7 @@ import type { Redis } from 'ioredis'
 import { AffinityError } from './errors.js'
 import { type LinkConfiguration, type LinkSettings, linkSettings } from './link.js'
 import { type LogEntry, Logger } from './log.js'
+import { type RedisAddress, redisRoute } from './redis.js'
 import type { SerializedHTTPRequest } from './request.js'
 
 /**
@@ -22,7 +23,7 @@ export type CustomEvents = Record<string, (documentName: string, payload: any) =
 export interface Configuration<TCE extends CustomEvents = CustomEvents> {
   /**
    * An ioredis instance. The engine connects by itself to where its options point (host and port or Unix
-   * socket, username, password, db, keyPrefix); the instance is not used otherwise, and disconnected by
+   * socket, username, password, db, keyPrefix, tls); the instance is not used otherwise, and disconnected by
    * `onDestroy`.
    */
   redis: Redis
@@ -74,17 +75,6 @@ export interface Configuration<TCE extends CustomEvents = CustomEvents> {
    * console, and the rest to `debug` (`DEBUG=redis-affinity`).
    */
   log?: (entry: LogEntry) => void
-}
-
-/** Where Redis is. */
-export interface RedisAddress {
-  host?: string
-  port?: number
-  path?: string
-  username?: string
-  password?: string
-  db: number
-  connectTimeout: number
 }
 
 export interface Options {
@@ -187,18 +177,9 @@ function redisAddress(redis: Redis | undefined): RedisAddress & { keyPrefix: str
   if (typeof redis !== 'object' || typeof redis.duplicate !== 'function') {
     throw invalid('redis', `must be an ioredis instance, not ${show(redis)}`)
   }
-  if ((redis as { isCluster?: boolean }).isCluster) throw invalid('redis', 'must not be a Redis Cluster')
-  const { options } = redis
-  if (options.sentinels?.length) throw invalid('redis', 'must not use Sentinel')
-  if (options.tls) throw invalid('redis', 'must not use TLS')
-  return {
-    ...(options.path ? { path: options.path } : { host: options.host ?? 'localhost', port: options.port ?? 6379 }),
-    username: options.username || undefined,
-    password: options.password || undefined,
-    db: options.db ?? 0,
-    connectTimeout: options.connectTimeout ?? 10_000,
-    keyPrefix: String(options.keyPrefix ?? ''),
-  }
+  const route = redisRoute(redis)
+  if ('reason' in route) throw invalid('redis', `is an instance that can not be used: ${route.reason}`)
+  return { ...route.address, keyPrefix: String(redis.options.keyPrefix ?? '') }
 }
 
 /** Does a message survive `pack` and `unpack`? */

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -46,10 +47,10 @@ static void take_turn(uint64_t limit, const char *condition) {
 /* --- memory that runs out: the linker sends our objects' calls here (see Makefile) -------------
  */
 
-static size_t allocations, fail_at; /* 0: none fails */
+static atomic_size_t allocations, fail_at; /* 0: none fails */
 
 static bool fails_now(void) {
-    return fail_at > 0 && ++allocations == fail_at;
+    return fail_at > 0 && atomic_fetch_add(&allocations, 1) + 1 == fail_at;
 }
 
 void *__real_malloc(size_t size);
@@ -84,6 +85,7 @@ typedef struct {
     aff_stream *stream; /* NULL: closed */
     unsigned ups, downs;
     char reason[256];
+    bool refused;
     size_t received;
     char last[64]; /* the last bytes that came, as far as they go */
     size_t last_len;
@@ -140,6 +142,7 @@ static void on_down(void *arg, const char *reason) {
     expect_callback(at);
     at->downs++;
     snprintf(at->reason, sizeof at->reason, "%s", reason);
+    at->refused = aff_stream_was_refused(at->stream);
     assert_int_equal(aff_stream_pending(at->stream), 0);
     if (at->close_on_down) close_side(at);
 }
@@ -148,8 +151,8 @@ static const aff_stream_callbacks callbacks = {.up = on_up, .data = on_data, .do
 
 static int try_connect(side *at, const char *host, uint16_t port, aff_tls *tls) {
     in_call = true;
-    int status =
-        aff_stream_connect(&loop, host, port, tls, TIMEOUT_MS, &callbacks, at, &at->stream);
+    aff_stream_target target = {.host = host, .port = port, .tls = tls, .timeout_ms = TIMEOUT_MS};
+    int status = aff_stream_connect(&loop, &target, &callbacks, at, &at->stream);
     in_call = false;
     return status;
 }
@@ -285,12 +288,13 @@ static aff_tls *client_tls(const identity *believed) {
     return new_tls(&config, false);
 }
 
-/* --- a resolver with names of our own: libuv's calls come here ------------------------------- */
+/* --- a resolver with names of our own: resolver.c's calls come here ----------------------------
+ */
 
 typedef int resolve_fn(const char *, const char *, const struct addrinfo *, struct addrinfo **);
 
-static uv_sem_t resolver_gate;     /* hung.test waits for it */
-static atomic_uint resolvers_hung; /* so often */
+static uv_sem_t resolver_gate;            /* hung.test and hung2.test wait for it */
+static atomic_uint resolvers_hung, asked; /* so often; for them, ever */
 
 __attribute__((visibility("default"))) int getaddrinfo(const char *restrict name,
                                                        const char *restrict service,
@@ -304,8 +308,9 @@ __attribute__((visibility("default"))) int getaddrinfo(const char *restrict name
     if (name != NULL && (strcmp(name, "c.test") == 0 || strcmp(name, "x.wild.test") == 0))
         list[0] = "127.0.0.1";
     if (name != NULL && strcmp(name, "six.test") == 0) list[0] = "::1";
-    if (name != NULL && strcmp(name, "hung.test") == 0) {
+    if (name != NULL && (strcmp(name, "hung.test") == 0 || strcmp(name, "hung2.test") == 0)) {
         resolvers_hung++;
+        asked++;
         uv_sem_wait(&resolver_gate);
         resolvers_hung--;
         return EAI_AGAIN;
@@ -318,6 +323,12 @@ __attribute__((visibility("default"))) int getaddrinfo(const char *restrict name
         while (*end != NULL) end = &(*end)->ai_next; /* glibc frees a list node by node */
     }
     return 0;
+}
+
+/* Lets those go on that hang, and waits until they have. */
+static void free_resolvers(void) {
+    for (unsigned n = resolvers_hung; n > 0; n--) uv_sem_post(&resolver_gate);
+    RUN_UNTIL(resolvers_hung == 0);
 }
 
 /* --- plain sockets -----------------------------------------------------------------------------
@@ -485,8 +496,16 @@ static void test_bad_arguments(void **state) {
     assert_int_equal(try_connect(&at, long_name, 1, NULL), AFF_EINVAL);
     assert_int_equal(try_connect(&at, "::1", 0, NULL), AFF_EINVAL);
     assert_int_equal(try_connect(&at, "::1", 1, ours), AFF_EINVAL);
-    assert_int_equal(aff_stream_connect(&loop, "::1", 1, NULL, 0, &callbacks, NULL, &at.stream),
-                     AFF_EINVAL);
+    char long_path[200];
+    memset(long_path, 'a', sizeof long_path);
+    long_path[sizeof long_path - 1] = '\0';
+    const aff_stream_target bad[] = {{.host = "::1", .port = 1},
+                                     {.path = "", .timeout_ms = 1},
+                                     {.path = long_path, .timeout_ms = 1},
+                                     {.path = "/x", .tls = theirs, .timeout_ms = 1}};
+    for (size_t i = 0; i < LENGTH(bad); i++)
+        assert_int_equal(aff_stream_connect(&loop, &bad[i], &callbacks, NULL, &at.stream),
+                         AFF_EINVAL);
     assert_null(at.stream);
     aff_listener *none = NULL;
     assert_int_equal(
@@ -518,6 +537,7 @@ static void test_refused(void **state) {
         side at = {0};
         connect_to(&at, hosts[i], port, NULL);
         expect_down(&at, "connection refused");
+        assert_false(at.refused);
     }
 }
 
@@ -546,12 +566,67 @@ static void test_every_address_is_tried(void **state) {
     expect_echo("three.test", NULL);
 }
 
+static void test_which_address_is_first(void **state) {
+    (void)state;
+    serve_at("::1", NULL); /* the second of three */
+    uint16_t port = here.port;
+    int other = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
+    struct sockaddr_in third = loopback(port);
+    assert_int_equal(setsockopt(other, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes), 0);
+    assert_int_equal(bind(other, (struct sockaddr *)&third, sizeof third), 0);
+    assert_int_equal(listen(other, 8), 0);
+    static const bool is_second[] = {true, true, false, true, true, false};
+    for (unsigned first = 0; first < LENGTH(is_second); first++) {
+        side at = {0};
+        aff_stream_target target = {
+            .host = "three.test", .port = port, .timeout_ms = TIMEOUT_MS, .first = first};
+        size_t count = here.count;
+        assert_int_equal(aff_stream_connect(&loop, &target, &callbacks, &at, &at.stream), 0);
+        RUN_UNTIL(at.ups == 1);
+        if (is_second[first]) RUN_UNTIL(here.count == count + 1);
+        assert_int_equal(here.count, count + is_second[first]);
+        close_side(&at);
+    }
+    close(other);
+}
+
+static void test_unix_socket(void **state) {
+    (void)state;
+    char dir[] = "/tmp/aff-stream-XXXXXX";
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    assert_non_null(mkdtemp(dir));
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/socket", dir);
+    aff_stream_target target = {.path = address.sun_path, .timeout_ms = TIMEOUT_MS};
+    side at = {0}, nobody = {0};
+    assert_int_equal(aff_stream_connect(&loop, &target, &callbacks, &nobody, &nobody.stream), 0);
+    expect_down(&nobody, "connect: no such file or directory");
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    assert_int_equal(aff_stream_connect(&loop, &target, &callbacks, &at, &at.stream), 0);
+    RUN_UNTIL(at.ups == 1);
+    int fd = accept(listener, NULL, NULL);
+    memcpy(aff_stream_put(at.stream, 5), "hello", 5);
+    say(&at, "!", 1);
+    char heard[8];
+    assert_int_equal(read(fd, heard, sizeof heard), 6); /* in one go */
+    assert_memory_equal(heard, "hello!", 6);
+    assert_int_equal(write(fd, "hi", 2), 2);
+    RUN_UNTIL(at.received == 2);
+    close(fd);
+    expect_down(&at, "the other side has closed the connection");
+    close(listener);
+    unlink(address.sun_path);
+    assert_int_equal(rmdir(dir), 0);
+}
+
 static void expect_timeout(const char *host, uint16_t port, aff_tls *tls, const char *reason) {
     side at = {0};
-    assert_int_equal(aff_stream_connect(&loop, host, port, tls, 30, &callbacks, &at, &at.stream),
-                     0);
+    aff_stream_target target = {.host = host, .port = port, .tls = tls, .timeout_ms = 30};
+    assert_int_equal(aff_stream_connect(&loop, &target, &callbacks, &at, &at.stream), 0);
     expect_down(&at, reason);
     assert_int_equal(at.ups, 0);
+    assert_false(at.refused);
 }
 
 static void test_timeouts(void **state) {
@@ -567,9 +642,8 @@ static void test_timeouts(void **state) {
     for (size_t i = 0; i < LENGTH(filler); i++) close(filler[i]);
     close(hole);
     expect_timeout("hung.test", port, NULL, "resolving hung.test took too long");
-    assert_false(is_loop_empty()); /* the resolver has it still */
-    uv_sem_post(&resolver_gate);
-    RUN_UNTIL(is_loop_empty());
+    RUN_UNTIL(is_loop_empty() && resolvers_hung == 1); /* which keeps nobody */
+    free_resolvers();
     aff_tls_free(tls);
 }
 
@@ -610,6 +684,7 @@ static void expect_verdict(const char *host, const identity *shown, aff_tls_conf
     if (reason != NULL) {
         expect_down(&at, reason);
         assert_int_equal(at.ups, 0);
+        assert_true(at.refused);
         RUN_UNTIL(here.count == 1 && here.sides[0].downs == 1);
         assert_int_equal(here.sides[0].ups, 0);
         assert_reason(&here.sides[0], "TLS: "); /* our alert said why */
@@ -699,6 +774,7 @@ static void expect_client(const identity *shown, const char *reason) {
         expect_down(&here.sides[0], reason);
         assert_int_equal(here.sides[0].ups, 0);
         expect_down(&at, "alert");
+        assert_true(at.refused);
     } else {
         RUN_UNTIL(at.ups == 1 && here.sides[0].ups == 1);
     }
@@ -799,9 +875,8 @@ static void probe(side *at, int version) {
     SSL_CTX_free(ctx);
     SSL_set_bio(at->ssl, BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
     SSL_set_connect_state(at->ssl);
-    assert_int_equal(
-        aff_stream_connect(&loop, "127.0.0.1", here.port, NULL, TIMEOUT_MS, &on, at, &at->stream),
-        0);
+    aff_stream_target target = {.host = "127.0.0.1", .port = here.port, .timeout_ms = TIMEOUT_MS};
+    assert_int_equal(aff_stream_connect(&loop, &target, &on, at, &at->stream), 0);
     RUN_UNTIL(at->ups == 1);
 }
 
@@ -1126,6 +1201,8 @@ static void test_too_much_pending(void **state) {
     connect_to(&at, "127.0.0.1", here.port, NULL);
     in_call = true;
     aff_stream_write(at.stream, "x", 1);
+    assert_null(aff_stream_put(at.stream, AFF_STREAM_PENDING_MAX));
+    assert_int_equal(aff_stream_pending(at.stream), 1);
     aff_stream_write(at.stream, "", AFF_STREAM_PENDING_MAX); /* not looked at */
     in_call = false;
     expect_down(&at, aff_error_text(AFF_EFULL));
@@ -1240,22 +1317,25 @@ static void test_close_at_every_stage(void **state) {
     aff_tls_free(theirs);
 }
 
+/* Names that hang keep nobody, and take one thread each. */
 static void test_close_while_resolving(void **state) {
     (void)state;
-    enum { MANY = 8 }; /* more than the pool's four threads: some can be cancelled */
+    enum { MANY = 8 };
     side at[MANY] = {0};
-    for (size_t i = 0; i < MANY; i++) connect_to(&at[i], "hung.test", 1, NULL);
-    RUN_UNTIL(resolvers_hung > 0);
-    for (size_t i = 0; i < MANY; i++) close_side(&at[i]);
-    assert_true(resolvers_hung > 0 && resolvers_hung < MANY);
-    for (unsigned i = 0; i < 10; i++) uv_run(&loop, UV_RUN_NOWAIT);
-    assert_false(is_loop_empty()); /* it waits for them */
-    while (!is_loop_empty()) {
-        if (resolvers_hung > 0) uv_sem_post(&resolver_gate);
-        uv_run(&loop, UV_RUN_NOWAIT);
-    }
-    while (uv_sem_trywait(&resolver_gate) == 0) {
-    }
+    asked = 0;
+    for (size_t i = 0; i < MANY; i++)
+        connect_to(&at[i], i % 2 == 0 ? "hung.test" : "hung2.test", 1, NULL);
+    RUN_UNTIL(resolvers_hung == 2);
+    assert_false(is_loop_empty());
+    for (size_t i = 0; i < MANY - 2; i++) close_side(&at[i]);
+    serve(NULL); /* other names are looked up meanwhile */
+    expect_echo("localhost", NULL);
+    stop_serving();
+    free_resolvers();
+    expect_down(&at[MANY - 2], "resolve hung.test: ");
+    expect_down(&at[MANY - 1], "resolve hung2.test: ");
+    RUN_UNTIL(is_loop_empty());
+    assert_int_equal(asked, 2);
 }
 
 static void test_close_within_callbacks(void **state) {
@@ -1324,6 +1404,7 @@ static bool echo_without(size_t n, const char *host, aff_tls *ours, aff_tls *the
         assert_int_equal(status, AFF_ENOMEM);
     }
     fail_at = 0;
+    assert_false(at.refused);
     bool failed = allocations >= n, there_down = here.count > 0 && here.sides[0].downs == 1;
     if (at.downs == 1 && !there_down) assert_reason(&at, aff_error_text(AFF_ENOMEM));
     if (there_down) assert_reason(&here.sides[0], aff_error_text(AFF_ENOMEM));
@@ -1391,6 +1472,8 @@ int main(void) {
         TEST(test_unreachable),
         TEST(test_unresolvable),
         TEST(test_every_address_is_tried),
+        TEST(test_which_address_is_first),
+        TEST(test_unix_socket),
         TEST(test_timeouts),
         TEST(test_a_client_that_says_nothing),
         TEST(test_certificates_of_servers),

@@ -1,14 +1,17 @@
 // Redis as it is reached natively: TCP and Unix sockets, users, databases, reconnection.
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { describe, test } from 'node:test'
 import { connect, showing, synced, type } from '../support/client.mjs'
 import { startCluster } from '../support/cluster.mjs'
 import { until } from '../support/wait.mjs'
 
-async function worksIn(cluster) {
+async function worksIn(cluster, t) {
   const [s1, s2] = cluster.servers
-  const ann = await synced(connect({ url: s1.url, name: 'doc' }))
-  const bob = await synced(connect({ url: s2.url, name: 'doc' }))
+  const ann = connect({ url: s1.url, name: 'doc' })
+  const bob = connect({ url: s2.url, name: 'doc' })
+  t.after(() => [ann, bob].forEach((provider) => provider.destroy()))
+  await Promise.all([synced(ann), synced(bob)])
   type(bob, 'hello')
   await showing('hello', [ann, bob])
   ann.destroy()
@@ -24,11 +27,28 @@ describe('Redis', () => {
     'a user and a password': { username: 'app', password: 'secret', acl: ['default off', 'app on >secret ~* &* +@all'] },
     'a database index': { port: true, db: 3 },
   }
+  // The rule is README's, word for word.
+  const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
+  const acl = /^ACL SETUSER (affinity .*)$/m.exec(readme)[1].replace('>password', '>secret')
+  test('as a user that may do what README says, and nothing else', async (t) => {
+    const cluster = await startCluster(0, { redisOptions: { username: 'test', password: 'secret', acl: ['default off', 'test on >secret ~* &* +@all', acl] } })
+    t.after(() => cluster.stop())
+    const redis = { ...cluster.redis.options, username: 'affinity' }
+    await Promise.all([cluster.add('s1', { redis }), cluster.add('s2', { redis })])
+    await cluster.redis.client.acl('LOG', 'RESET')
+    await worksIn(cluster, t)
+    await cluster.servers[0].kill()
+    await until(async () => (await cluster.servers[1].edit('doc', 'x').catch(() => null)) !== null, { what: 'evidence of death' })
+    await cluster.servers[1].destroy()
+    const denied = (await cluster.redis.client.acl('LOG')).map((entry) => entry.join(' '))
+    assert.deepEqual(denied.filter((entry) => /name=redis-affinity/.test(entry)), [])
+  })
+
   for (const [what, redisOptions] of Object.entries(ways)) {
     test(`over ${what}`, async (t) => {
       const cluster = await startCluster(2, { redisOptions })
       t.after(() => cluster.stop())
-      await worksIn(cluster)
+      await worksIn(cluster, t)
       if (redisOptions.db) {
         assert.equal(await cluster.redis.client.exists('rsaServer:s1'), 1, 'the key is in that database')
         const other = cluster.redis.client.duplicate({ db: 0 })
@@ -44,7 +64,7 @@ describe('Redis', () => {
     // What ioredis sends of its own accord when it connects comes first.
     for (const server of cluster.servers) await until(() => server.run(({ redis }) => redis.status === 'ready'))
     const before = await Promise.all(cluster.servers.map((server) => server.redisCommands()))
-    await worksIn(cluster)
+    await worksIn(cluster, t)
     assert.deepEqual(await Promise.all(cluster.servers.map((server) => server.redisCommands())), before)
   })
 

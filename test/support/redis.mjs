@@ -42,6 +42,8 @@ export function freePort() {
  * @property {string[]} [acl] `user ...` rules, as in an ACL file without the word `user`
  * @property {number} [db] the database index that `options` and `url` name
  * @property {string} [username] the user that `options` and `url` name, with `password` as its password
+ * @property {{ cert: string, key: string, ca: string, clients?: boolean }} [tls] PEM: TLS alone, at a free port; with
+ *   `clients` it asks clients for a certificate of the `ca`. `options` and `url` get the `ca` alone
  * @property {string[]} [args] more arguments for redis-server
  */
 
@@ -51,10 +53,17 @@ export function freePort() {
 export async function startRedis(settings = {}) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'rsa-redis-'))
   const socket = path.join(folder, 'redis.sock')
-  const port = settings.port === true ? await freePort() : (settings.port ?? 0)
-  const { password, username, db = 0 } = settings
+  const port = settings.port === true || settings.tls ? await freePort() : (settings.port ?? 0)
+  const { password, username, db = 0, tls } = settings
 
-  const config = ['save ""', 'appendonly no', 'daemonize no', `dir ${folder}`, 'bind 127.0.0.1', `port ${port}`, `unixsocket ${socket}`]
+  const config = ['save ""', 'appendonly no', 'daemonize no', `dir ${folder}`, 'bind 127.0.0.1', `unixsocket ${socket}`]
+  config.push(...(tls ? ['port 0', `tls-port ${port}`, `tls-auth-clients ${tls.clients ? 'yes' : 'no'}`] : [`port ${port}`]))
+  const pemFile = (name) => path.join(folder, `${name}.pem`)
+  const writePems = ({ cert, key, ca }) => Object.entries({ cert, key, ca }).forEach(([name, pem]) => writeFileSync(pemFile(name), pem))
+  if (tls) {
+    writePems(tls)
+    config.push(`tls-cert-file ${pemFile('cert')}`, `tls-key-file ${pemFile('key')}`, `tls-ca-cert-file ${pemFile('ca')}`)
+  }
   // With a user of its own, the password is that user's, given in its rule.
   if (password && !username) config.push(`requirepass "${password}"`)
   for (const rule of settings.acl ?? []) config.push(`user ${rule}`)
@@ -66,7 +75,10 @@ export async function startRedis(settings = {}) {
     ...(username && { username }),
     ...(password && { password }),
     ...(db && { db }),
+    ...(tls && { tls: { ca: tls.ca } }),
   }
+  // The test's own connection.
+  const nearOptions = tls ? { ...options, host: undefined, port: undefined, path: socket, tls: undefined } : options
 
   /** One per start; each holds the folder until `stop()`. */
   const keepers = []
@@ -83,7 +95,7 @@ export async function startRedis(settings = {}) {
     pid = await new Promise((resolve) => keeper.stdout.once('data', (data) => resolve(Number(data))))
     keeper.stdout.destroy()
     // Any answer will do, "NOAUTH" included: it listens.
-    await until(() => answers(port ? { port, host: '127.0.0.1' } : { path: socket }), { what: 'redis-server listens' })
+    await until(() => answers(port && !tls ? { port, host: '127.0.0.1' } : { path: socket }), { what: 'redis-server listens' })
   }
 
   /** Ends redis-server; its folder goes only with `stop()`. */
@@ -103,7 +115,7 @@ export async function startRedis(settings = {}) {
     path: port ? undefined : socket,
     options,
     url: port
-      ? `redis://${username ?? ''}${password ? `:${encodeURIComponent(password)}@` : ''}127.0.0.1:${port}/${db}`
+      ? `${tls ? 'rediss' : 'redis'}://${username ?? ''}${password ? `:${encodeURIComponent(password)}@` : ''}127.0.0.1:${port}/${db}`
       : socket,
     get pid() {
       return pid
@@ -112,7 +124,7 @@ export async function startRedis(settings = {}) {
     /** A connection of the test itself (made at the first use). */
     get client() {
       if (!client) {
-        client = new Redis({ ...options, maxRetriesPerRequest: null, retryStrategy: () => 20 })
+        client = new Redis({ ...nearOptions, maxRetriesPerRequest: null, retryStrategy: () => 20 })
         client.on('error', () => {})
       }
       return client
@@ -144,6 +156,9 @@ export async function startRedis(settings = {}) {
 
     /** Ends it as a crash would; `restart()` brings it back, empty, at the same address. */
     kill9: () => end('SIGKILL'),
+
+    /** With other certificates, from the next restart on. */
+    setTLS: writePems,
 
     async restart() {
       await end('SIGTERM')
