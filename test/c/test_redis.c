@@ -648,7 +648,7 @@ static void test_an_address_without_a_redis(void **state) {
     assert_int_equal(uv_ip4_addr("127.0.0.2", plain.port, &in), 0);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_int_equal(bind(fd, (struct sockaddr *)&in, sizeof in), 0);
-    assert_int_equal(listen(fd, 8), 0);
+    assert_int_equal(listen(fd, 1000), 0); /* never full */
     watch w = {0};
     aff_redis_config config = tcp(&plain);
     config.host = "three.test"; /* refused, no answer, Redis */
