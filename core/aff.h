@@ -110,7 +110,8 @@ typedef enum {
     AFF_SCRIPT_REFRESH, /* KEYS lease; record, ttl -> 1 or 0 */
     AFF_SCRIPT_COUNT,
     AFF_COMMAND_GET = AFF_SCRIPT_COUNT, /* GET key */
-    AFF_COMMAND_NUMSUB                  /* PUBSUB NUMSUB channel */
+    AFF_COMMAND_NUMSUB                  /* PUBSUB NUMSUB channel -> [channel, count, or nil where
+                                           that can't be told] */
 } aff_script;
 
 /* The Lua source of a script; static. */
@@ -186,7 +187,8 @@ typedef struct {
 typedef enum {
     /* To Redis. */
     AFF_ACT_REDIS,     /* run `script` with `argv[argc]` (keys first: `key_count`); `request` */
-    AFF_ACT_PUBLISH,   /* `data` on channel `name`; its AFF_EV_REPLY has the receivers; `request` */
+    AFF_ACT_PUBLISH,   /* `data` on channel `name`; its AFF_EV_REPLY has the receivers, or nil
+                          where that can't be told; `request` */
     AFF_ACT_SUBSCRIBE, /* to `name`, now and after each reconnection, and to nothing else */
     /* Direct links. `name`: the peer's process; there is one to each at most. */
     AFF_ACT_DIRECT_OPEN,  /* connect to it at `data`: "host:port"; AFF_EV_DIRECT_UP or _DOWN */

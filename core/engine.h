@@ -55,6 +55,8 @@ typedef struct {
     uint32_t lapses;
     char former[AFF_BOOT_LEN + 1];  /* the boot before this one */
     char rival[AFF_BOOT_LEN + 1];   /* PROBING: the boot that has the key; "": try to join again */
+    char awaited[AFF_BOOT_LEN + 1]; /* a rival of whom only the key can tell whether it lives */
+    uint64_t awaited_since;
     uint64_t asked_at;              /* when the request in flight was sent */
     uint64_t settled_at;            /* when others that lost it too are back as well */
     uint64_t renew_at, valid_until; /* JOINED; `valid_until` is also kept when Redis is away */

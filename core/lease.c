@@ -20,7 +20,7 @@
 #include <stdio.h>
 
 /* A record outlives its server by this at most; refreshed at half. */
-enum { LOOK_AGAIN_MS = 30 };
+enum { LOOK_AGAIN_MS = 30, REFUSED_AGAIN_MS = 500 };
 static const uint64_t RECORD_TTL_MS = 24ull * 3600 * 1000;
 
 static const bool allowed[AFF_DOC_STATES][AFF_DOC_STATES] = {
@@ -666,8 +666,11 @@ void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply)
     } else if (reply->status != 0 || outdated) {
         to(e, doc, AFF_DOC_FREE);
         place_parked(e, doc);
-        if (reply->status == AFF_ENOTCONN || outdated) aff__doc_settle(e, doc);
-        /* else: Redis said no; the next docs_resume() asks again */
+        if (reply->status == AFF_ENOTCONN || outdated) {
+            aff__doc_settle(e, doc);
+        } else { /* Redis said no (loading, a slot that nobody serves) */
+            aff__docs_resume_at(e, e->now + REFUSED_AGAIN_MS);
+        }
     } else if (ask->kind == AFF_ASK_CLAIM) {
         on_claim_answer(e, doc, reply);
     } else {

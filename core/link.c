@@ -788,7 +788,11 @@ void aff__peer_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply
     if (reply->status != 0 || reply->value_count == 0) return;
     const aff_value *value = &reply->values[0];
     if (ask->kind == AFF_ASK_PUBLISHED) {
-        on_receivers(e, peer, value->integer);
+        if (value->type == AFF_VALUE_INT) {
+            on_receivers(e, peer, value->integer);
+        } else { /* nobody can tell who listens: no evidence */
+            peer->unheard_at = 0;
+        }
         return;
     }
     if (ask->kind == AFF_ASK_EVICT) {

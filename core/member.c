@@ -187,11 +187,28 @@ static void fail(aff_engine *e) {
         AFF_ETAKEN;
 }
 
+/* Nobody can tell whether the rival listens. But a key that stays for longer than lockTTL is being
+ * renewed. */
+static void wait_for_end(aff_engine *e) {
+    aff__member *m = &e->member;
+    if (memcmp(m->awaited, m->rival, AFF_BOOT_LEN) != 0) {
+        memcpy(m->awaited, m->rival, AFF_BOOT_LEN);
+        m->awaited_since = e->now;
+    }
+    if (e->now - m->awaited_since >= e->config.lock_ttl_ms + PROBE_FOR_MS) {
+        fail(e);
+        return;
+    }
+    m->rival[0] = '\0'; /* the next probe is a join */
+    m->probe_at = e->now + PROBE_EVERY_MS;
+}
+
 static void probed(aff_engine *e, const aff_event *reply) {
     aff__member *m = &e->member;
-    bool listens = reply->value_count > 1 && reply->values[1].type == AFF_VALUE_INT &&
-                   reply->values[1].integer > 0;
-    if (listens) {
+    bool is_known = reply->value_count > 1 && reply->values[1].type == AFF_VALUE_INT;
+    if (!is_known) {
+        wait_for_end(e);
+    } else if (reply->values[1].integer > 0) {
         fail(e);
     } else if (e->now >= m->probe_until) {
         ask(e, AFF_ASK_EVICT_RIVAL, AFF_SCRIPT_LEAVE, m->rival);

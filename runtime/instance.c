@@ -1,5 +1,7 @@
 #include "instance.h"
 
+#include "foreign.h"
+
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +20,8 @@ struct aff_instance {
     atomic_uint_fast64_t alive_at;
     atomic_bool stalled;
     aff_redis *commands, *listener;
-    char *channel; /* what the listener listens to */
+    uint32_t foreign_downs; /* how often Redis was down, as last heard of the application */
+    char *channel;          /* what the listener listens to */
     size_t channel_len;
     uint32_t failed_attempts; /* to connect to Redis, since the last success */
     uint32_t failed_links;    /* likewise, direct links to peers */
@@ -98,7 +101,23 @@ static aff_slice text(const char *s) {
     return (aff_slice){(const uint8_t *)s, strlen(s)};
 }
 
+/* The application sends it, and answers with AFF_RECORD_REDIS_REPLY. */
+static void deliver_command(aff_instance *in, uint64_t request, int argc, const aff_slice *args) {
+    aff_record record = {
+        .kind = AFF_RECORD_REDIS_COMMAND, .request = request, .socket = in->foreign_downs};
+    if (aff_foreign_put(argc, args, &record.data) != 0) {
+        atomic_store(&in->abort, true);
+        return;
+    }
+    deliver(in, &record, 0);
+    free((void *)record.data.data);
+}
+
 static void send_command(aff_instance *in, uint64_t request, int argc, const aff_slice *args) {
+    if (in->config.foreign) {
+        deliver_command(in, request, argc, args);
+        return;
+    }
     const char *argv[AFF_ARGV_MAX + 3];
     size_t lens[AFF_ARGV_MAX + 3];
     for (int i = 0; i < argc; i++) {
@@ -145,13 +164,23 @@ static void publish(aff_instance *in, uint64_t request, aff_slice channel, aff_s
         atomic_store(&in->abort, true);
         return;
     }
+    if (in->config.foreign) {
+        aff_record record = {.kind = AFF_RECORD_REDIS_PUBLISH,
+                             .request = request,
+                             .socket = in->foreign_downs,
+                             .name = channel,
+                             .data = data};
+        deliver(in, &record, 0);
+        return;
+    }
     aff_slice args[] = {text("PUBLISH"), channel, data};
     send_command(in, request, 3, args);
 }
 
 static void listen_to(aff_instance *in, aff_slice channel) {
-    if (!in->listener) return;
-    if (in->channel && aff_redis_unsubscribe(in->listener, in->channel, in->channel_len) != 0)
+    if (!in->listener && !in->config.foreign) return;
+    if (in->channel && in->listener &&
+        aff_redis_unsubscribe(in->listener, in->channel, in->channel_len) != 0)
         atomic_store(&in->abort, true);
     free(in->channel);
     in->channel = malloc(channel.len + 1);
@@ -161,6 +190,10 @@ static void listen_to(aff_instance *in, aff_slice channel) {
     }
     memcpy(in->channel, channel.data, channel.len);
     in->channel_len = channel.len;
+    if (in->config.foreign) {
+        deliver(in, &(aff_record){.kind = AFF_RECORD_REDIS_LISTEN, .name = channel}, 0);
+        return;
+    }
     if (aff_redis_subscribe(in->listener, in->channel, in->channel_len) != 0)
         atomic_store(&in->abort, true); /* a deaf server must not go on: fail whole */
 }
@@ -344,7 +377,59 @@ static const aff_redis_callbacks listener_callbacks = {.down = on_listener_down,
                                                        .subscribed = on_subscribed,
                                                        .subscribe_failed = on_subscribe_failed};
 
-/* ---- Direct links ---------------------------------------------------------------------------- */
+/* ---- From Redis, by way of the application -------------------------------------------------- */
+
+static void on_foreign_reply(aff_instance *in, const aff_record *r) {
+    aff_value values[4];
+    aff_event event = {
+        .type = AFF_EV_REPLY, .request = r->request, .status = r->status, .data = r->data};
+    if (event.status == 0) {
+        int count = aff_foreign_get(r->data, values, 4);
+        if (count < 0) {
+            event.status = AFF_EREDIS;
+            event.data = text("an answer could not be read");
+        } else {
+            event.values = values;
+            event.value_count = (size_t)count;
+        }
+    }
+    step(in, &event);
+}
+
+static void on_foreign_news(aff_instance *in, const aff_record *r) {
+    char text[192];
+    size_t len = r->data.len < sizeof(text) ? r->data.len : sizeof(text) - 1;
+    memcpy(text, r->data.data, len);
+    text[len] = '\0';
+    switch (r->kind) {
+        case AFF_RECORD_REDIS_DOWN: on_down(in, text); return;
+        case AFF_RECORD_REDIS_REFUSED: on_refused(in, text); return;
+        default: on_retry(in, text, 0); return;
+    }
+}
+
+/* False: it is something else. */
+static bool on_foreign(aff_instance *in, const aff_record *r) {
+    const char *channel = (const char *)r->name.data, *data = (const char *)r->data.data;
+    if (r->kind == AFF_RECORD_REDIS_UP || r->kind == AFF_RECORD_REDIS_DOWN)
+        in->foreign_downs = r->socket;
+    switch (r->kind) {
+        case AFF_RECORD_REDIS_UP: on_up(in); return true;
+        case AFF_RECORD_REDIS_DOWN:
+        case AFF_RECORD_REDIS_REFUSED:
+        case AFF_RECORD_REDIS_RETRY: on_foreign_news(in, r); return true;
+        case AFF_RECORD_REDIS_REPLY: on_foreign_reply(in, r); return true;
+        case AFF_RECORD_REDIS_MESSAGE:
+            on_message(in, channel, r->name.len, data, r->data.len);
+            return true;
+        case AFF_RECORD_REDIS_SUBSCRIBED: on_subscribed(in, channel, r->name.len); return true;
+        case AFF_RECORD_REDIS_UNSUBSCRIBED: on_listener_down(in, ""); return true;
+        default: return false;
+    }
+}
+
+/* ---- Direct links
+ * ---------------------------------------------------------------------------- */
 
 static void on_direct_up(void *arg, aff_slice process) {
     ((aff_instance *)arg)->failed_links = 0;
@@ -376,13 +461,15 @@ static const aff_direct_callbacks direct_callbacks = {.up = on_direct_up,
                                                       .message = on_direct_message,
                                                       .forged = on_direct_forged};
 
-/* ---- From the application -------------------------------------------------------------------- */
+/* ---- From the application
+ * -------------------------------------------------------------------- */
 
 static void on_record(aff_instance *in, const aff_record *r) {
     if (r->kind == AFF_RECORD_PACKED) {
         publish(in, r->request, r->name, r->data);
         return;
     }
+    if (in->config.foreign && r->kind >= AFF_RECORD_REDIS_UP && on_foreign(in, r)) return;
     aff_event event = {
         .type = r->kind == AFF_RECORD_UNPACKED ? AFF_EV_MESSAGE : (aff_event_type)r->kind,
         .socket = r->socket,
@@ -419,7 +506,8 @@ static void on_wakeup(uv_async_t *handle) {
     free(block.data);
 }
 
-/* ---- The loop -------------------------------------------------------------------------------- */
+/* ---- The loop
+ * -------------------------------------------------------------------------------- */
 
 static void on_timer(uv_timer_t *handle) {
     step(handle->data, &(aff_event){.type = AFF_EV_TICK});
@@ -501,7 +589,8 @@ static void run(void *arg) {
     uv_run(&in->loop, UV_RUN_DEFAULT);
 }
 
-/* ---- Opening and closing ----------------------------------------------------------------------
+/* ---- Opening and closing
+ * ----------------------------------------------------------------------
  */
 
 static int open_loop(aff_instance *in) {
@@ -537,6 +626,7 @@ static int open_redis(aff_instance *in, const aff_redis_config *config) {
 }
 
 static int open_connections(aff_instance *in, char *error, size_t error_len) {
+    if (in->config.foreign) return 0;
     aff_redis_config config = in->config.redis;
     char why[200] = "";
     int status = 0;

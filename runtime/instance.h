@@ -18,8 +18,26 @@ enum {
      * and the same `request` and `name`; and the other way round. Only where `pack` is set. */
     AFF_RECORD_PACK = 100,
     AFF_RECORD_UNPACK,
-    AFF_RECORD_PACKED,  /* to it */
-    AFF_RECORD_UNPACKED /* to it */
+    AFF_RECORD_PACKED,   /* to it */
+    AFF_RECORD_UNPACKED, /* to it */
+    /* From it, only where `foreign` is set: Redis by way of the application (foreign.h). `socket`
+     * is that of the last UP or DOWN heard: with another one a command is answered AFF_ENOTCONN. */
+    AFF_RECORD_REDIS_COMMAND, /* `request`, `socket`, `data`: the arguments */
+    AFF_RECORD_REDIS_PUBLISH, /* `request`, `socket`, `name`: the channel, `data` */
+    AFF_RECORD_REDIS_LISTEN,  /* to the channel `name`, now and after each reconnection, and to
+                                 nothing else */
+    /* To it, with what became of that. */
+    AFF_RECORD_REDIS_UP,           /* commands can be sent; `socket`: how often it was down */
+    AFF_RECORD_REDIS_DOWN,         /* they can't; all have been answered before. `socket`, `data`:
+                                      why */
+    AFF_RECORD_REDIS_REFUSED,      /* `data`: Redis's words, which trying again will not cure */
+    AFF_RECORD_REDIS_RETRY,        /* it could not be reached; `data`: why */
+    AFF_RECORD_REDIS_REPLY,        /* `request`, `status`: 0 (`data`: values), AFF_ENOTCONN or
+                                      AFF_EREDIS (`data`: Redis's words). Once for each command;
+                                      of PUBLISH a nil, where nobody can tell how many listen */
+    AFF_RECORD_REDIS_MESSAGE,      /* on the channel `name`: `data` */
+    AFF_RECORD_REDIS_SUBSCRIBED,   /* to the channel `name` */
+    AFF_RECORD_REDIS_UNSUBSCRIBED, /* messages may be missing from here on */
 };
 
 enum {
@@ -34,6 +52,7 @@ typedef struct {
     aff_redis_config redis; /* `tls` must be NULL */
     bool has_redis_tls;
     aff_tls_config redis_tls;
+    bool foreign;    /* Redis by way of the application: `redis` and `redis_tls` are not used */
     bool has_direct; /* direct links as `direct` says: only with secrets, and not with `pack` */
     aff_direct_config direct;
     bool pack;

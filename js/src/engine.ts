@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { AffinityError, errorOf } from './errors.js'
+import { Foreign, type ForeignEvents } from './foreign.js'
 import { RESET } from './hocuspocus.js'
 import type { Logger, LogTopic } from './log.js'
 import { native, type NativeHandle, type NativeMetrics, type NativeOptions } from './native.js'
@@ -76,6 +77,12 @@ interface Pending<T> {
   reject(error: Error): void
 }
 
+/** How Redis is reached, for people. */
+function transportOf({ foreign, address: { path, host, port, hasTLS } }: Options): string {
+  if (foreign !== undefined) return `through ioredis (${foreign})`
+  return path ? `native, socket ${path}` : `native, ${hasTLS ? 'TLS' : 'TCP'} ${host}:${port}`
+}
+
 /** Engines that must not be collected: somebody waits for them, or counts on them. */
 const needed = new Set<Engine>()
 
@@ -98,6 +105,8 @@ export class Engine {
   /** As they were at the end. */
   #lastMetrics: NativeMetrics | undefined
   #heartbeat: NodeJS.Timeout
+  /** Where the engine's own connections can't reach Redis. */
+  #foreign: Foreign | undefined
 
   /** What is for the other thread; it is handed over, and the thread woken, once in a turn of the loop. */
   #records = new Records(this.#handOver.bind(this))
@@ -127,6 +136,7 @@ export class Engine {
       customEventTTL: options.customEventTTL,
       aliveEvery,
       stallLimit: options.stallLimit,
+      foreign: options.foreign !== undefined,
       pack: options.pack !== undefined,
       secrets: options.secrets,
       clientName: 'redis-affinity',
@@ -136,6 +146,8 @@ export class Engine {
     const self = new WeakRef(this)
     this.#handle = Engine.#open(settings, Engine.#blocksOf(self))
     this.#heartbeat = Engine.#beat(self, Math.max(10, Math.min(1000, options.stallLimit / 10)))
+    options.log.debug(`Redis: ${transportOf(options)}`, { topic: 'redis' })
+    if (options.foreign !== undefined) this.#foreign = new Foreign(options.redis, Engine.#foreignOf(self))
   }
 
   static #open(settings: NativeOptions, onBlock: (block: ArrayBuffer) => void): NativeHandle {
@@ -159,6 +171,24 @@ export class Engine {
     return (block) => {
       const engine = self.deref()
       if (engine) engine.#onBlock(block)
+    }
+  }
+
+  static #foreignOf(self: WeakRef<Engine>): ForeignEvents {
+    const post = (kind: number, fields: Fields, name?: Uint8Array, data?: Uint8Array) => {
+      const engine = self.deref()
+      if (engine) engine.#post(kind, fields, undefined, name, data)
+    }
+    return {
+      up: (downs) => post(k.REDIS_UP, { socket: downs }),
+      down: (downs, reason) => post(k.REDIS_DOWN, { socket: downs }, undefined, Buffer.from(reason)),
+      refused: (error) => post(k.REDIS_REFUSED, {}, undefined, Buffer.from(error)),
+      retry: (reason) => post(k.REDIS_RETRY, {}, undefined, Buffer.from(reason)),
+      reply: (request, status, data) => post(k.REDIS_REPLY, { request, status }, undefined, data),
+      message: (channel, data) => post(k.REDIS_MESSAGE, {}, channel, data),
+      subscribed: (channel) => post(k.REDIS_SUBSCRIBED, {}, channel),
+      unsubscribed: () => post(k.REDIS_UNSUBSCRIBED, {}),
+      isGone: () => self.deref() === undefined,
     }
   }
 
@@ -247,6 +277,7 @@ export class Engine {
     for (const { kind, socket, request, status } of handOneByOne(records, (record) => native.hand(this.#handle, record, record.length))) {
       if (kind === k.SOCKET_OPEN || kind === SOCKET_FRAME) this.events.closeSocket(socket, RESET.code, RESET.reason)
       else if (kind === k.EMIT) this.#settleEvent(request, status, NOTHING)
+      else if (kind >= k.REDIS_UP && kind <= k.REDIS_UNSUBSCRIBED) this.#foreign?.refused(kind === k.REDIS_REPLY ? request : undefined)
       else if (kind === k.CLAIM || kind === k.CONFIRM || kind === k.LEAVE) this.#settleClaim(request, status, '')
     }
   }
@@ -393,6 +424,7 @@ export class Engine {
       at = end
     }
     this.events.sent()
+    this.#foreign?.flush()
     this.#root()
   }
 
@@ -442,6 +474,12 @@ export class Engine {
         return this.#settleEvent(request, 0, undefined)
       case k.ON_EVENT_DONE:
         return this.#settleEvent(request, status, data)
+      case k.ON_REDIS_COMMAND:
+        return this.#foreign?.command(request, socket, data)
+      case k.ON_REDIS_PUBLISH:
+        return this.#foreign?.publish(request, socket, Buffer.from(name), data)
+      case k.ON_REDIS_LISTEN:
+        return this.#foreign?.listen(Buffer.from(name))
       case k.ON_PACK:
         return this.#onPack(request, name, data)
       case k.ON_UNPACK:
@@ -532,6 +570,7 @@ export class Engine {
     this.#claims.clear()
     this.#events.clear()
     clearInterval(this.#heartbeat)
+    this.#foreign?.close()
     this.#root()
     // Not here: this runs inside a call of the engine's.
     setImmediate(() => {

@@ -72,6 +72,8 @@ export interface NativeOptions extends RedisAddress {
   customEventTTL: number
   aliveEvery: number
   stallLimit: number
+  /** Redis by way of this thread: see foreign.ts. */
+  foreign: boolean
   pack: boolean
   /** The current one first; empty: nothing is signed. */
   secrets: Uint8Array[]
@@ -111,6 +113,14 @@ type ConstantName =
   | 'SHUTDOWN'
   | 'PACKED'
   | 'UNPACKED'
+  | 'REDIS_UP'
+  | 'REDIS_DOWN'
+  | 'REDIS_REFUSED'
+  | 'REDIS_RETRY'
+  | 'REDIS_REPLY'
+  | 'REDIS_MESSAGE'
+  | 'REDIS_SUBSCRIBED'
+  | 'REDIS_UNSUBSCRIBED'
   | 'ON_READY'
   | 'ON_FAILED'
   | 'ON_SEND'
@@ -131,6 +141,9 @@ type ConstantName =
   | 'ON_STOPPED'
   | 'ON_PACK'
   | 'ON_UNPACK'
+  | 'ON_REDIS_COMMAND'
+  | 'ON_REDIS_PUBLISH'
+  | 'ON_REDIS_LISTEN'
   | 'USE_HOLD'
   | 'USE_LOADED'
   | 'USE_EVENT'

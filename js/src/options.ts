@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import type { Redis } from 'ioredis'
+import { type ClientConfiguration, clientOf, keyPrefixOf, type RedisClient } from './client.js'
 import { AffinityError } from './errors.js'
 import { type LinkConfiguration, type LinkSettings, linkSettings } from './link.js'
 import { type LogEntry, Logger } from './log.js'
@@ -20,13 +21,7 @@ export type RSAMessage =
 // biome-ignore lint/suspicious/noExplicitAny: a handler's payload and result are the user's own types
 export type CustomEvents = Record<string, (documentName: string, payload: any) => Promise<any>>
 
-export interface Configuration<TCE extends CustomEvents = CustomEvents> {
-  /**
-   * An ioredis instance. The engine connects by itself to where its options point (host and port or Unix
-   * socket, username, password, db, keyPrefix, tls); the instance is not used otherwise, and disconnected by
-   * `onDestroy`.
-   */
-  redis: Redis
+export interface Configuration<TCE extends CustomEvents = CustomEvents> extends ClientConfiguration {
   /** Serializes messages, e.g. to encrypt them. Give both or neither; default: the native format. */
   pack?: (msg: RSAMessage) => string | Uint8Array
   unpack?: (packedMessage: Uint8Array | Buffer) => RSAMessage
@@ -43,6 +38,8 @@ export interface Configuration<TCE extends CustomEvents = CustomEvents> {
   link?: LinkConfiguration
   /** Unique in the cluster, 1 to 255 bytes. Default: the host's name and a random suffix. */
   serverId?: string
+  /** extension-redis's name of `serverId`. */
+  identifier?: string
   /** How long a dead server keeps its documents, in ms, 100 to 3,600,000. Default: 10,000. */
   lockTTL?: number
   /** How long a proxy socket outlives the last sign of its origin, in ms, 100 to 3,600,000. Default: 30,000. */
@@ -78,8 +75,11 @@ export interface Configuration<TCE extends CustomEvents = CustomEvents> {
 }
 
 export interface Options {
-  redis: Redis
+  redis: RedisClient
+  /** For the engine's own connections. */
   address: RedisAddress
+  /** Why these can't be used, and duplicates of `redis` are; undefined: they can. */
+  foreign?: string
   pack?: (msg: RSAMessage) => string | Uint8Array
   unpack?: (packedMessage: Uint8Array | Buffer) => RSAMessage
   /** The current one first. */
@@ -100,11 +100,17 @@ export interface Options {
 
 const KNOWN = new Set([
   'redis',
+  'createClient',
+  'host',
+  'port',
+  'nodes',
+  'options',
   'pack',
   'unpack',
   'secret',
   'link',
   'serverId',
+  'identifier',
   'lockTTL',
   'proxySocketTTL',
   'customEventTTL',
@@ -172,14 +178,17 @@ function secretsOf(value: Configuration['secret']): Uint8Array[] {
   })
 }
 
-function redisAddress(redis: Redis | undefined): RedisAddress & { keyPrefix: string } {
-  if (redis === undefined || redis === null) throw invalid('redis', 'is missing: give an ioredis instance')
-  if (typeof redis !== 'object' || typeof redis.duplicate !== 'function') {
-    throw invalid('redis', `must be an ioredis instance, not ${show(redis)}`)
-  }
-  const route = redisRoute(redis)
-  if ('reason' in route) throw invalid('redis', `is an instance that can not be used: ${route.reason}`)
-  return { ...route.address, keyPrefix: String(redis.options.keyPrefix ?? '') }
+/** By the engine's own connections, or else by duplicates of the instance. */
+function redisAccess(redis: RedisClient): Pick<Options, 'redis' | 'address' | 'foreign'> {
+  const route = redisRoute(redis as Redis)
+  if ('reason' in route) return { redis, address: { db: 0, connectTimeout: 0 }, foreign: route.reason }
+  return { redis, address: route.address }
+}
+
+function serverName({ serverId, identifier }: Pick<Configuration, 'serverId' | 'identifier'>): string {
+  if (identifier !== undefined && serverId !== undefined) throw invalid('identifier', 'is another name of "serverId": give one of them')
+  const fallback = `${hostname()}-${randomBytes(6).toString('hex')}`
+  return identifier === undefined ? text('serverId', serverId, fallback, 255) : text('identifier', identifier, fallback, 255)
 }
 
 /** Does a message survive `pack` and `unpack`? */
@@ -215,11 +224,19 @@ export function readOptions<TCE extends CustomEvents>(configuration: Configurati
   for (const name of Object.keys(configuration)) {
     if (!KNOWN.has(name)) throw invalid(name, `is unknown; known are ${[...KNOWN].join(', ')}`)
   }
-  const { keyPrefix, ...address } = redisAddress(configuration.redis)
-  const serverId = text('serverId', configuration.serverId, `${hostname()}-${randomBytes(6).toString('hex')}`, 255)
+  const redis = clientOf(configuration, invalid)
+  try {
+    return optionsWith(redis, configuration)
+  } catch (error) {
+    if (redis !== configuration.redis) redis.disconnect() // ours
+    throw error
+  }
+}
+
+function optionsWith<TCE extends CustomEvents>(redis: RedisClient, configuration: Configuration<TCE>): Options {
+  const serverId = serverName(configuration)
   const options: Options = {
-    redis: configuration.redis,
-    address,
+    ...redisAccess(redis),
     pack: optionalFunction('pack', configuration.pack),
     unpack: optionalFunction('unpack', configuration.unpack),
     secrets: secretsOf(configuration.secret),
@@ -231,7 +248,7 @@ export function readOptions<TCE extends CustomEvents>(configuration: Configurati
     stallLimit: integer('stallLimit', configuration.stallLimit, 20_000, 100, HOUR),
     drainTimeout: integer('drainTimeout', configuration.drainTimeout, 10_000, 0, HOUR),
     failClosed: flag('failClosed', configuration.failClosed),
-    prefix: keyPrefix + text('prefix', configuration.prefix, 'rsa', 200),
+    prefix: keyPrefixOf(redis) + text('prefix', configuration.prefix, 'rsa', 200),
     customEvents: eventHandlers(configuration.customEvents),
     deriveContext: optionalFunction('deriveContext', configuration.deriveContext),
     log: new Logger(serverId, optionalFunction('log', configuration.log)),

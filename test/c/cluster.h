@@ -123,6 +123,8 @@ typedef struct cluster {
     unsigned dials, direct_batches;
     bool quiet;                    /* nothing is traced */
     bool nobody_counts;            /* PUBLISH says that somebody listens, whoever does */
+    bool counts_unknown;           /* nobody can tell who listens */
+    bool refuses;                  /* Redis answers each script with an error */
     size_t batches, largest_batch; /* what Redis has carried */
     unsigned commands_run;         /* how often any script or command ran */
 } cluster;
@@ -254,7 +256,8 @@ static inline void redis_publish(cluster *c, server *from, uint64_t request, aff
         post(to, &(aff_event){.type = AFF_EV_MESSAGE, .data = batch});
     }
     int64_t receivers = c->nobody_counts ? 1 : redis_listeners(c, channel);
-    reply(from, request, 0, 1, (aff_value[]){integer(receivers)});
+    aff_value nil = {.type = AFF_VALUE_NIL};
+    reply(from, request, 0, 1, (aff_value[]){c->counts_unknown ? nil : integer(receivers)});
 }
 
 /* ---- Direct links -------------------------------------------------------------------------- */
@@ -307,7 +310,12 @@ static inline void redis_run(cluster *c, server *s, const command *cmd) {
     }
     if ((int)cmd->script == AFF_COMMAND_NUMSUB) {
         aff_value values[2] = {string(argv[0]), integer(redis_listeners(c, argv[0]))};
+        if (c->counts_unknown) values[1] = (aff_value){.type = AFF_VALUE_NIL};
         reply(s, cmd->request, 0, 2, values);
+        return;
+    }
+    if (c->refuses) {
+        reply(s, cmd->request, AFF_EREDIS, 0, NULL);
         return;
     }
     uint64_t clock = 1700000000000000u + (c->now + (uint64_t)c->clock_offset) * 1000;

@@ -651,6 +651,32 @@ static void h14_evidence_from_long_ago_does_not_count(void **state) {
     cluster_free(c);
 }
 
+/* A Redis Cluster without sharded pub/sub: only the end of its membership tells. */
+static void h14_where_nobody_can_tell_who_listens_there_is_no_evidence(void **state) {
+    (void)state;
+    cluster *c = three(NEW);
+    uint64_t epoch = epoch_of(c, "doc");
+    c->counts_unknown = true;
+    c->servers[A].unheard = true;
+    type(c, 1, "doc", 2);
+    advance(c, 5000); /* renewed meanwhile */
+    assert_int_equal(epoch_of(c, "doc"), epoch);
+    assert_string_equal(owner_of(c, "doc"), "A");
+    for (int i = 0; i < 2; i++) { /* nor does what was known before that count */
+        c->counts_unknown = false;
+        type(c, 1, "doc", 3);
+        advance(c, 100);
+        c->counts_unknown = true;
+        advance(c, 2000);
+    }
+    assert_string_equal(owner_of(c, "doc"), "A");
+    kill_server(c, A);
+    advance(c, 11000);
+    assert_string_not_equal(owner_of(c, "doc"), "A");
+    expect_synced(c, "doc", 15);
+    cluster_free(c);
+}
+
 static void h14_a_living_server_that_was_declared_dead_gives_everything_up(void **state) {
     (void)state;
     cluster *c = three(NEW);
@@ -1355,6 +1381,7 @@ int main(void) {
         cmocka_unit_test(an_owner_that_lapses_and_claims_again_is_noticed_by_nobody),
         cmocka_unit_test(h14_a_server_that_is_away_for_less_than_the_grace_keeps_its_documents),
         cmocka_unit_test(h14_evidence_from_long_ago_does_not_count),
+        cmocka_unit_test(h14_where_nobody_can_tell_who_listens_there_is_no_evidence),
         cmocka_unit_test(h14_a_living_server_that_was_declared_dead_gives_everything_up),
         cmocka_unit_test(h14_after_an_outage_of_our_own_absence_proves_nothing),
         cmocka_unit_test(h08_redis_restarts_without_data_while_everyone_types),

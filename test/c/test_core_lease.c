@@ -618,8 +618,25 @@ static void h37_leases_cost_nothing_while_nothing_happens(void **state) {
     cluster_free(c);
 }
 
+/* A slot of a Redis Cluster that nobody serves for a while. */
+static void what_redis_refuses_is_asked_again_soon(void **state) {
+    (void)state;
+    cluster *c = cluster_of(1);
+    c->refuses = true;
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    advance(c, 2000);
+    expect(c, A, "");
+    unsigned before = c->commands_run;
+    c->refuses = false;
+    advance(c, 500);
+    expect(c, A, "claim:1:ok");
+    assert_in_range(c->commands_run - before, 0, 8);
+    cluster_free(c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_redis_refuses_is_asked_again_soon),
         cmocka_unit_test(a_former_owner_that_redis_falls_back_to_gets_a_new_epoch),
         cmocka_unit_test(h06_a_claim_is_kept_from_the_moment_it_is_made),
         cmocka_unit_test(claims_of_one_document_by_two_servers_at_once_have_one_winner),

@@ -211,6 +211,37 @@ static void h10_a_probe_waits_for_a_living_server_that_is_reconnecting(void **st
     cluster_free(c);
 }
 
+/* A Redis Cluster without sharded pub/sub. */
+static void
+h10_where_nobody_can_tell_who_listens_a_key_that_stays_is_a_living_servers(void **state) {
+    (void)state;
+    cluster *c = cluster_of(1);
+    c->counts_unknown = true;
+    start_twin(c);
+    advance(c, 10000);
+    expect(c, D, "");
+    advance(c, 1500);
+    expect(c, D, "failed:AFF_ETAKEN");
+    expect(c, A, "");
+    assert_string_equal(redis_text(c, "rsaServer:A"), aff_boot(c->servers[A].engine));
+    cluster_free(c);
+}
+
+static void
+h10_where_nobody_can_tell_who_listens_a_restart_waits_for_the_dead_ones_ttl(void **state) {
+    (void)state;
+    cluster *c = cluster_of(1);
+    c->counts_unknown = true;
+    advance(c, 3000);
+    kill_server(c, A);
+    start(c, A);
+    advance(c, 3000);
+    expect(c, A, "");
+    advance(c, 7000);
+    expect(c, A, "ready");
+    cluster_free(c);
+}
+
 static void leaving_gives_the_key_and_all_leases_back_but_of_what_is_loaded(void **state) {
     (void)state;
     cluster *c = cluster_of(1);
@@ -319,6 +350,10 @@ int main(void) {
         cmocka_unit_test(h10_a_second_server_with_a_living_serverid_fails_to_start),
         cmocka_unit_test(h10_a_failed_start_is_not_tried_again_when_redis_comes_back),
         cmocka_unit_test(h10_a_restart_does_not_wait_for_the_dead_ones_ttl),
+        cmocka_unit_test(
+            h10_where_nobody_can_tell_who_listens_a_key_that_stays_is_a_living_servers),
+        cmocka_unit_test(
+            h10_where_nobody_can_tell_who_listens_a_restart_waits_for_the_dead_ones_ttl),
         cmocka_unit_test(h10_a_probe_waits_for_a_living_server_that_is_reconnecting),
         cmocka_unit_test(leaving_gives_the_key_and_all_leases_back_but_of_what_is_loaded),
         cmocka_unit_test(what_is_loaded_as_its_server_leaves_is_taken_over),

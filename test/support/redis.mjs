@@ -45,6 +45,7 @@ export function freePort() {
  * @property {{ cert: string, key: string, ca: string, clients?: boolean }} [tls] PEM: TLS alone, at a free port; with
  *   `clients` it asks clients for a certificate of the `ca`. `options` and `url` get the `ca` alone
  * @property {string[]} [args] more arguments for redis-server
+ * @property {string[]} [sentinel] lines of a Sentinel's configuration: it is one
  */
 
 /**
@@ -67,6 +68,7 @@ export async function startRedis(settings = {}) {
   // With a user of its own, the password is that user's, given in its rule.
   if (password && !username) config.push(`requirepass "${password}"`)
   for (const rule of settings.acl ?? []) config.push(`user ${rule}`)
+  if (settings.sentinel) config.splice(0, 2, ...settings.sentinel)
   writeFileSync(path.join(folder, 'redis.conf'), `${config.join('\n')}\n`)
 
   /** ioredis options by which a test or a server reaches this redis-server. */
@@ -86,7 +88,7 @@ export async function startRedis(settings = {}) {
   let pid = 0
 
   async function launch() {
-    const keeper = spawn('sh', ['-c', KEEPER, 'keeper', folder, 'redis-server', path.join(folder, 'redis.conf'), ...(settings.args ?? [])], {
+    const keeper = spawn('sh', ['-c', KEEPER, 'keeper', folder, 'redis-server', path.join(folder, 'redis.conf'), ...(settings.sentinel ? ['--sentinel'] : []), ...(settings.args ?? [])], {
       stdio: ['pipe', 'pipe', 'inherit'],
     })
     keeper.unref()

@@ -66,11 +66,17 @@ function recorder() {
 /** The function whose source a test sent; it can't see the test's variables, only its arguments. */
 const functionOf = (source) => (0, eval)(`(${source})`)
 
+/** What `startServer` got as `redis`: ioredis options, or those of a Cluster; `ioredis`: another version of it. */
+async function redisClient({ ioredis = 'ioredis', nodes, clusterOptions, ...options }) {
+  const { Redis, Cluster } = await import(ioredis)
+  return nodes ? new Cluster(nodes, clusterOptions) : new Redis(options)
+}
+
 async function start({ serverId, redis, affinity: options = {}, storeFolder, wiring, configuration = {}, setup, maxPayload, socketContext, entry }) {
   const { RedisServerAffinity, serializeRequest } = await import(entry)
   const more = setup ? await functionOf(setup)(context) : {}
 
-  context.redis = new Redis(redis)
+  context.redis = await redisClient(redis)
   context.redis.on('error', () => {})
   context.affinity = new RedisServerAffinity({ redis: context.redis, serverId, ...options, ...more.affinity })
   const extensions = [
