@@ -533,7 +533,8 @@ static void tell_of_foreign(aff_engine *e, const batch_header *h) {
     *told_at = e->now;
     aff_slice name = peer && peer->server_id.len ? aff__buf_slice(&peer->server_id)
                                                  : aff__slice(h->from, AFF_PROCESS_LEN);
-    aff__log(e, 1,
+    aff__about about = {.server = peer ? aff__buf_slice(&peer->server_id) : aff__none()};
+    aff__log(e, 1, AFF_TOPIC_LINKS, &about,
              "server %.*s speaks version %u of the protocol%s, this server version %u: they can't "
              "work together. Roll releases out one after the other, without leaving one out",
              (int)name.len, (const char *)name.data, h->version,

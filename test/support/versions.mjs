@@ -19,7 +19,8 @@ export const loadProvider = (version) =>
   import(new URL(`../providers/node_modules/provider-${version}/dist/hocuspocus-provider.esm.js`, import.meta.url).href)
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
-const typesOf = (folder) => path.join(folder, JSON.parse(readFileSync(path.join(folder, 'package.json'), 'utf8')).types)
+const manifestOf = (folder) => JSON.parse(readFileSync(path.join(folder, 'package.json'), 'utf8'))
+const typesOf = (folder) => path.join(folder, manifestOf(folder).types)
 
 /**
  * What TypeScript complains of in a program that uses our package with a version of Hocuspocus: declarations included, but
@@ -44,7 +45,7 @@ export async function diagnose(version, program) {
     paths: {
       '@hocuspocus/server': [typesOf(server)],
       '@hocuspocus/common': [typesOf(common)],
-      '@hocuspocus/extension-redis-affinity': [typesOf(root)],
+      '@hocuspocus/extension-redis-affinity': [path.join(root, manifestOf(root).exports['.'].import.types)],
     },
   }
   mkdirSync(path.join(root, 'build'), { recursive: true })
