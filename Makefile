@@ -55,7 +55,7 @@ C_FILES = $(wildcard $(addsuffix /*.[ch],core runtime binding sim fuzz bench tes
 # The platform's name in prebuilds/, as Node spells it.
 PLATFORM := $(shell $(NODE) -p 'require("./js/addon.cjs").platform()' 2>/dev/null)
 
-.PHONY: all setup native js build prebuild prebuilds demo test test-c c-tests test-node test-faults test-browser \
+.PHONY: all setup native js build prebuild prebuilds demo test test-c c-tests test-node test-faults test-browser matrix \
 	asan tsan sim swarm mutants golden fuzz fuzz-merge fuzz-targets nomem valgrind asan-node faults bench bench-core bench-seal lifecycle \
 	lint docs format clean help c-tests
 .DEFAULT_GOAL := build
@@ -268,6 +268,10 @@ test-node: prebuild
 ## test-faults: the fault tests on real processes, one at a time (FILES=... for some of them)
 test-faults: prebuild
 	@$(NODE) scripts/test.mjs --faults $(FILES)
+
+## matrix: the Node tests with all versions of Hocuspocus and its provider (VERSIONS="3.4.4 4.0.0", FILES=...; an hour)
+matrix: prebuild
+	@VERSIONS="$(VERSIONS)" FILES="$(FILES)" NODE="$(NODE)" scripts/matrix.sh
 
 ## test-browser: the tests of the demo page in headless Chromium
 test-browser: build

@@ -188,6 +188,7 @@ struct aff__peer {
     uint64_t mute_at;            /* since when it has been a member that says nothing; 0: not so */
     char boot[AFF_BOOT_LEN + 1]; /* as its membership names it; "" if that was not asked for */
     uint64_t unheard_at;         /* since when nobody listens on its channel; 0: somebody does */
+    uint64_t foreign_told_at;    /* when people were told last that its version is another one */
     bool broken;     /* something could not be queued: the session ends at the next flush */
     aff__list dirty; /* in engine->dirty while there is something to flush */
 
@@ -386,6 +387,7 @@ struct aff_engine {
     uint32_t pending_count; /* routes without an owner, of all sockets */
     uint64_t scan_at;       /* the next look at idle sockets and old leases */
     uint64_t resume_at;     /* when documents that had to wait are asked about again */
+    uint64_t foreign_told_at, foreign_answered_at; /* processes of another version; see link.c */
     aff__list actions;
     aff__list *current; /* the action handed out last */
     aff__buf scratch, key, group;

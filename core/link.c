@@ -19,10 +19,12 @@
 #include "engine.h"
 
 enum {
+    /* What is sent. Raising it takes two releases: docs/PROTOCOL.md, Versions. */
     VERSION = 1,
     FLAG_FRAMES = 1,
-    FLAG_ANSWER = 2,  /* the sender waits for an acknowledgement or for credit */
-    FLAG_MISSING = 4, /* the sender misses what comes after its `ack` */
+    FLAG_ANSWER = 2,     /* the sender waits for an acknowledgement or for credit */
+    FLAG_MISSING = 4,    /* the sender misses what comes after its `ack` */
+    FLAG_UNREADABLE = 8, /* the sender can't read what it was sent: there is nothing but the head */
     BATCH_MAX = 256 << 10,
     FRAGMENT_MAX = 128 << 10,
     WINDOW_MIN = 2 * BATCH_MAX, /* credit below one batch would stop a link for ever */
@@ -31,6 +33,8 @@ enum {
     BEAT_UNACKED_MS = 1000,
     REPAIR_EVERY_MS = 100, /* asking and sending again, at most this often */
     CHECK_EVERY_MS = 100,  /* whether a silent peer is a member still */
+    FOREIGN_TOLD_EVERY_MS = 60000,
+    FOREIGN_ANSWERED_EVERY_MS = 1000,
     IDLE_FORGET_MS = 600000,
     PEERS_MAX = 10000, /* anyone who may publish can invent senders */
     FORMER_MAX = 1000
@@ -41,7 +45,7 @@ static const uint64_t SESSION_MAX = UINT64_MAX >> 2;
 
 typedef struct {
     char from[AFF_PROCESS_LEN + 1], to[AFF_PROCESS_LEN + 1];
-    uint8_t flags;
+    uint8_t version, flags;
     uint64_t session, seq, ack, limit;
 } batch_header;
 
@@ -300,6 +304,19 @@ static void put_process(aff__buf *out, const char *process) {
     }
 }
 
+static void put_head(const aff_engine *e, aff__buf *out, const char *to, unsigned flags) {
+    aff__put_u8(out, VERSION);
+    aff__put_u8(out, (uint8_t)flags);
+    put_process(out, e->member.boot);
+    put_process(out, to);
+}
+
+static void put_out(aff_engine *e, const char *process, aff_slice batch) {
+    aff_slice channel = aff__key(e, "Link", aff__str(process));
+    aff_action *act = aff__act(e, AFF_ACT_PUBLISH, aff__none(), channel, batch);
+    act->request = aff__remember_ask(e, AFF_ASK_PUBLISHED, NULL, process);
+}
+
 /* Is there anything that an answer would settle? */
 static bool is_waiting(const aff__peer *peer) {
     return peer->acked_seq < peer->out_seq || unsent(peer) > 0;
@@ -319,19 +336,14 @@ static void publish(aff_engine *e, aff__peer *peer, uint64_t seq, aff_slice fram
     if (peer->missing && is_last) flags |= FLAG_MISSING;
     out->len = 0;
     peer->in_limit = credit(e, peer);
-    aff__put_u8(out, VERSION);
-    aff__put_u8(out, (uint8_t)flags);
-    put_process(out, e->member.boot);
-    put_process(out, peer->process);
+    put_head(e, out, peer->process, flags);
     aff__put_uint(out, peer->session);
     aff__put_uint(out, seq);
     aff__put_uint(out, is_last ? peer->in_seq : 0);
     aff__put_uint(out, peer->in_limit);
     aff__put(out, frames.data, frames.len);
     if (!aff__direct_send(e, peer, aff__buf_slice(out))) {
-        aff_slice channel = aff__key(e, "Link", aff__str(peer->process));
-        aff_action *act = aff__act(e, AFF_ACT_PUBLISH, aff__none(), channel, aff__buf_slice(out));
-        act->request = aff__remember_ask(e, AFF_ASK_PUBLISHED, NULL, peer->process);
+        put_out(e, peer->process, aff__buf_slice(out));
         peer->unanswered++;
     }
     peer->spoken_at = e->now;
@@ -493,11 +505,18 @@ static bool get_process(aff_slice *rest, char *out) {
     return true;
 }
 
-static bool get_header(aff_slice *rest, batch_header *out) {
-    uint8_t version;
-    return aff__get_u8(rest, &version) && version == VERSION && aff__get_u8(rest, &out->flags) &&
-           get_process(rest, out->from) && get_process(rest, out->to) &&
-           aff__get_uint(rest, &out->session) && aff__get_uint(rest, &out->seq) &&
+static bool reads(uint8_t version) {
+    return version == VERSION;
+}
+
+/* What any version of a batch begins with, and what FLAG_UNREADABLE leaves of it. */
+static bool get_head(aff_slice *rest, batch_header *out) {
+    return aff__get_u8(rest, &out->version) && aff__get_u8(rest, &out->flags) &&
+           get_process(rest, out->from) && get_process(rest, out->to);
+}
+
+static bool get_numbers(aff_slice *rest, batch_header *out) {
+    return aff__get_uint(rest, &out->session) && aff__get_uint(rest, &out->seq) &&
            aff__get_uint(rest, &out->ack) && aff__get_uint(rest, &out->limit) && out->session > 0 &&
            out->session <= SESSION_MAX;
 }
@@ -505,6 +524,40 @@ static bool get_header(aff_slice *rest, batch_header *out) {
 static void acknowledge_within(aff_engine *e, aff__peer *peer, uint64_t ms) {
     if (!peer->ack_wanted || peer->ack_at > e->now + ms) peer->ack_at = e->now + ms;
     peer->ack_wanted = true;
+}
+
+static void tell_of_foreign(aff_engine *e, const batch_header *h) {
+    aff__peer *peer = aff__peer_find(e, aff__str(h->from));
+    uint64_t *told_at = peer ? &peer->foreign_told_at : &e->foreign_told_at;
+    if (*told_at && e->now - *told_at < FOREIGN_TOLD_EVERY_MS) return;
+    *told_at = e->now;
+    aff_slice name = peer && peer->server_id.len ? aff__buf_slice(&peer->server_id)
+                                                 : aff__slice(h->from, AFF_PROCESS_LEN);
+    aff__about about = {.server = peer ? aff__buf_slice(&peer->server_id) : aff__none()};
+    aff__log(e, 1, AFF_TOPIC_LINKS, &about,
+             "server %.*s speaks version %u of the protocol%s, this server version %u: they can't "
+             "work together. Roll releases out one after the other, without leaving one out",
+             (int)name.len, (const char *)name.data, h->version,
+             h->flags & FLAG_UNREADABLE ? " alone" : "", VERSION);
+}
+
+/*
+ * A batch of another version, or the answer to one of ours from a server that can't read it. Both
+ * sides tell of it; nothing else can be done. Each asks for an answer only with what it sends by
+ * itself, so that they do not answer each other for ever.
+ */
+static void on_foreign(aff_engine *e, const batch_header *h) {
+    tell_of_foreign(e, h);
+    bool wants_answer = h->flags & (FLAG_FRAMES | FLAG_ANSWER);
+    if (!wants_answer || (h->flags & FLAG_UNREADABLE) || !may_speak(e)) return;
+    uint64_t *answered_at = &e->foreign_answered_at;
+    if (*answered_at && e->now - *answered_at < FOREIGN_ANSWERED_EVERY_MS) return;
+    *answered_at = e->now;
+    e->scratch.len = 0;
+    put_head(e, &e->scratch, h->from, FLAG_UNREADABLE);
+    put_out(e, h->from, aff__buf_slice(&e->scratch));
+    aff__peer *peer = aff__peer_find(e, aff__str(h->from));
+    if (peer) peer->unanswered++;
 }
 
 static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame);
@@ -672,14 +725,19 @@ void aff__link_receive(aff_engine *e, aff_slice batch) {
     aff_slice rest = batch;
     e->stats.batches_in++;
     e->stats.bytes_in += batch.len;
-    if (!get_header(&rest, &h)) {
-        e->stats.malformed++;
-        return;
-    }
+    bool has_head = get_head(&rest, &h);
+    bool is_foreign = has_head && (!reads(h.version) || (h.flags & FLAG_UNREADABLE));
+    bool is_readable = has_head && !is_foreign && get_numbers(&rest, &h);
+    if (!is_readable) e->stats.malformed++;
+    if (!is_readable && !is_foreign) return;
     if (memcmp(h.to, e->member.boot, AFF_PROCESS_LEN) != 0 ||
         memcmp(h.from, e->member.boot, AFF_PROCESS_LEN) == 0 ||
         e->member.state == AFF_MEMBER_LEAVING) {
         e->stats.stale_by[AFF_STALE_FOREIGN]++;
+        return;
+    }
+    if (is_foreign) {
+        on_foreign(e, &h);
         return;
     }
     bool is_new = !aff__peer_find(e, aff__str(h.from));

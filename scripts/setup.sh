@@ -75,7 +75,7 @@ fi
 
 # npm writes node_modules/.package-lock.json last: older than the lock file means outdated or broken off.
 # Our own install script is left out: it would build, and `make build` does.
-for folder in . test/nodes test/providers test/runners test/types scripts/docs; do
+for folder in . test/nodes test/providers test/runners test/servers test/types scripts/docs; do
     if [ ! "$folder/node_modules/.package-lock.json" -nt "$folder/package-lock.json" ]; then
         echo "setup: installing npm packages ($folder)"
         (cd "$folder" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)

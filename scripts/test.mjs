@@ -116,7 +116,7 @@ if (args.includes('--c')) await runC(args[args.indexOf('--c') + 1])
 if (args.includes('--nomem')) await runNomem(args[args.indexOf('--nomem') + 1])
 if (args.includes('--fuzz')) await runFuzz()
 // Faults are measured against clocks: those tests are asked for by name, and get the machine for themselves.
-const isFault = (name) => /^(fault-|providers)/.test(path.basename(name))
+const isFault = (name) => /^(fault-|providers|versions)/.test(path.basename(name))
 const inFolder = readdirSync('test/node').filter((name) => name.endsWith('.test.mjs')).map((name) => `test/node/${name}`)
 if (args.includes('--node')) await runNode('node', files.length > 0 ? files : inFolder.filter((name) => !isFault(name)))
 if (args.includes('--faults')) await runNode('node', files.length > 0 ? files : inFolder.filter(isFault), 1)

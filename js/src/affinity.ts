@@ -1,5 +1,4 @@
 import { EventEmitter } from 'node:events'
-import { SkipFurtherHooksError } from '@hocuspocus/common'
 // Its one declaration file says that it is of an ES module: ours for CommonJS has to ask for it as such.
 import type {
   Document,
@@ -14,7 +13,8 @@ import type {
   onLoadDocumentPayload,
   onStoreDocumentPayload,
 } from '@hocuspocus/server' with { 'resolution-mode': 'import' }
-import { LazyConnection, type SocketForHocuspocus } from './connection.js'
+import { adapterOf } from './adapter.js'
+import { LazyConnection } from './connection.js'
 import { Documents } from './documents.js'
 import { Drain } from './drain.js'
 import { Engine, type EngineEvents, type News, type NewsKind, RemoteFailure } from './engine.js'
@@ -23,14 +23,15 @@ import { type MetricsTarget, exportMetrics } from './exporters.js'
 import { documentOf } from './frames.js'
 import { HandOvers, LATE_MERGE_EVENT, MERGE_EVENT, OPEN_EVENT } from './handover.js'
 import { type Health, healthOf } from './health.js'
-import type { ClientConnection, HandleConnection } from './hocuspocus.js'
+import { Heartbeat } from './heartbeat.js'
+import { type Adapter, type HocuspocusConnection, type Receiver, type SocketForHocuspocus, skipFurtherHooks } from './hocuspocus.js'
 import { type EventOutcomeName, Measures, type Metrics, readMetrics } from './metrics.js'
 import { native, type NativeMetrics } from './native.js'
 import { type Configuration, type CustomEvents, type Options, readOptions } from './options.js'
 import { PayloadCodec, packValue, unpackValue } from './payload.js'
 import { ProxySocket } from './proxy.js'
 import { Reloads } from './reload.js'
-import { type ClientRequest, type SerializedHTTPRequest, isWebRequest, serializeRequest, toRequest, withAddress } from './request.js'
+import { type NativeRequest, type SerializedHTTPRequest, isNative, serializeRequest } from './request.js'
 import { ClientSocket, type SocketHost } from './socket.js'
 import { within } from './time.js'
 import { type BaseWebSocket, closeSocket } from './websocket.js'
@@ -65,10 +66,14 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #handOvers!: HandOvers
   readonly #measures = new Measures()
   #failure: AffinityError | undefined
-  #reloads = new Reloads((document) => this.#storeNow(document))
+  #reloads = new Reloads(
+    (document) => this.#storeNow(document),
+    (document, loaded) => this.#adapter!.merge(document, loaded),
+  )
   #storesLater = new WeakSet<Document>()
   #instance: Hocuspocus | undefined
-  #handleConnection: HandleConnection | undefined
+  #adapter: Adapter | undefined
+  #heartbeat: Heartbeat | undefined
   #drain: Drain | undefined
   #drained: Promise<void> | undefined
   #destroyed: Promise<void> | undefined
@@ -333,13 +338,14 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   }
 
   /** @param kept what the socket keeps of the request: a connection of the Hocuspocus here gets it */
-  #addSocket(ws: BaseWebSocket, request: SerializedHTTPRequest, kept: SerializedHTTPRequest | ClientRequest, context: unknown): ClientSocket {
+  #addSocket(ws: BaseWebSocket, request: SerializedHTTPRequest, kept: SerializedHTTPRequest | NativeRequest, context: unknown): ClientSocket {
     const engine = this.#start()
     const isOut = engine.isClosed || (this.#options.failClosed && !engine.isMember())
     const id = ++this.#lastSocket
     const client = new ClientSocket(id, ws, kept, context, this.#host)
     if (isOut) setImmediate(() => client.close(1013, 'Try Again Later'))
     this.#sockets.set(id, client)
+    this.#heartbeat?.add(client)
     engine.openSocket(id, packValue({ request, context: this.#options.deriveContext ? undefined : (context ?? {}) }))
     return client
   }
@@ -347,38 +353,34 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #connectClient(client: ClientSocket, socket: SocketForHocuspocus): LazyConnection {
     if (client.context === undefined) client.context = {}
     const { request, context } = client
-    return this.#lazyConnection(socket, () => {
-      if (!isWebRequest(request)) return this.#connectWithContext(socket, request, context)
+    const open = () => {
+      if (!isNative(request)) return this.#connectWithContext(socket, request, context)
       return this.#connectWithContext(socket, serializeRequest(request, request.socket?.remoteAddress), context, request)
-    })
-  }
-
-  #lazyConnection(socket: SocketForHocuspocus, open: () => ClientConnection | Promise<ClientConnection>): LazyConnection {
-    const failed = (error: unknown) => {
-      this.#options.log.error('a connection could not be opened', { topic: 'sockets', error })
-      socket.close(4205, 'Reset Connection')
     }
-    return new LazyConnection(open, failed, this.#options.log)
+    return new LazyConnection(socket, open, this.#options.log)
   }
 
   #connectWithContext(
     socket: SocketForHocuspocus,
     serialized: SerializedHTTPRequest,
     context: unknown,
-    request = toRequest(serialized),
-  ): ClientConnection | Promise<ClientConnection> {
-    const open = (value: unknown) => this.#hocuspocusConnection()(socket as unknown as WebSocket, request, value)
+    request?: NativeRequest,
+  ): HocuspocusConnection | Promise<HocuspocusConnection> {
+    const open = (value: unknown) => {
+      const adapter = this.#adapterOrThrow()
+      return adapter.connect(socket, request ?? adapter.requestOf(serialized), value)
+    }
     const derive = this.#options.deriveContext
     if (!derive) return open(context)
     const derived = derive(serialized)
     return derived instanceof Promise ? derived.then(open) : open(derived)
   }
 
-  #hocuspocusConnection(): HandleConnection {
-    if (!this.#handleConnection) {
+  #adapterOrThrow(): Adapter {
+    if (!this.#adapter) {
       throw new AffinityError('AFF_EINVAL', 'RedisServerAffinity is not among the extensions of a Hocuspocus')
     }
-    return this.#handleConnection
+    return this.#adapter
   }
 
   // ---- Hocuspocus hooks -------------------------------------------------------------------------------
@@ -388,9 +390,9 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     if (this.#instance === instance || this.#destroyed) return
     if (this.#instance) throw new AffinityError('AFF_EINVAL', 'one RedisServerAffinity serves one Hocuspocus')
     this.#instance = instance
-    const handleConnection = instance.handleConnection
-    this.#handleConnection = handleConnection.bind(instance)
-    instance.handleConnection = (incoming, request, context) => this.#accept(incoming as WebSocket, request, context)
+    this.#adapter = adapterOf(instance)
+    this.#adapter.intercept((...args) => this.#accept(...args))
+    if (this.#adapter.pings) this.#heartbeat = new Heartbeat(instance.configuration.timeout)
     this.#wrap(instance)
     this.#start()
     this.#handOvers.serve(instance)
@@ -428,20 +430,16 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     }
   }
 
-  /** A socket of Hocuspocus's own Server. */
-  #accept(incoming: WebSocket & { _socket?: { remoteAddress?: string } }, request: Request, context?: unknown): ClientConnection {
-    const remoteAddress = incoming._socket?.remoteAddress ?? ''
-    const serialized = serializeRequest(request, remoteAddress)
-    const client = this.#addSocket(incoming, serialized, withAddress(request, remoteAddress), context)
-    const handle = {
-      handleMessage: (data: Uint8Array) => client.receive(data),
-      handleClose: (event?: { code: number; reason: string }) => {
+  /** A socket of Hocuspocus's own wiring. */
+  #accept(ws: BaseWebSocket, request: NativeRequest, serialized: SerializedHTTPRequest, context: unknown): Receiver {
+    const client = this.#addSocket(ws, serialized, request, context)
+    return {
+      receive: (data) => client.receive(data),
+      closed: (event) => {
         this.#sockets.delete(client.id)
         client.closed(event)
       },
-      onClose: () => handle,
     }
-    return handle as unknown as ClientConnection
   }
 
   /** `Server.listen()` resolves only once this server is a member. */
@@ -464,7 +462,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   /** Redis is asked before each store: what this server has lost is not stored. */
   async onStoreDocument(payload: onStoreDocumentPayload): Promise<void> {
     const { document, documentName } = payload
-    const notOurs = () => new SkipFurtherHooksError(`document "${documentName}" is owned by another server now`)
+    const notOurs = () => skipFurtherHooks(`document "${documentName}" is owned by another server now`)
     if (this.#documents.isLost(document)) throw notOurs()
     if (this.#drain && !(await this.#drain.turns.wait(document))) throw notOurs()
     try {
@@ -497,13 +495,13 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   /** Redis can't say whose the document is: it stays in memory, and is stored when Redis can. */
   #storeLater(payload: onStoreDocumentPayload): void {
-    const { document, instance } = payload
+    const { document } = payload
     if (this.#storesLater.has(document)) return
     this.#storesLater.add(document)
     this.#options.log.debug(`Redis can't say whose document "${document.name}" is: it is stored later`, { topic: 'documents', document: document.name })
     const again = () => {
       this.#storesLater.delete(document)
-      if (!this.#engine!.isClosed && !document.isDestroyed) void instance.storeDocumentHooks(document, payload, true)
+      if (!this.#engine!.isClosed && !document.isDestroyed) this.#store(document, payload)
     }
     setTimeout(again, RETRY_STORE_MS).unref()
   }
@@ -526,9 +524,9 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
       if (code === 'AFF_ECLOSED') return
       const again = () => void instance.unloadDocument(document)
       if (code !== 'AFF_EOWNED') setTimeout(again, RETRY_STORE_MS).unref()
-      throw new SkipFurtherHooksError('')
+      throw skipFurtherHooks()
     }
-    if (this.#reloads.isUnderWay(document) || this.#drain?.isEnding(document)) throw new SkipFurtherHooksError('')
+    if (this.#reloads.isUnderWay(document) || this.#drain?.isEnding(document)) throw skipFurtherHooks()
   }
 
   /** Ends the document's use: its lease is released with the last one. */
@@ -567,7 +565,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     for (const proxy of [...this.#proxies.values()]) proxy.closed(1001, 'server is going away')
     // Nothing serves them any more: their clients connect to another server.
     for (const client of [...this.#sockets.values()]) client.close(1012, 'Service Restart')
-    if (this.#instance && this.#handleConnection) this.#instance.handleConnection = this.#handleConnection
+    this.#adapter?.release()
+    this.#heartbeat?.stop()
     this.#options.redis.disconnect()
   }
 
@@ -623,11 +622,13 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     local: (id, data) => this.#sockets.get(id)?.local(data),
     route: (id, address, place, taken) => this.#sockets.get(id)?.placed(address, place, taken),
     openProxy: (id, _origin, packed) => {
-      const connect = (socket: SocketForHocuspocus) =>
-        this.#lazyConnection(socket, () => {
+      const connect = (socket: SocketForHocuspocus) => {
+        const open = () => {
           const { request, context } = unpackValue(packed) as { request: SerializedHTTPRequest; context: unknown }
           return this.#connectWithContext(socket, request, context ?? {})
-        })
+        }
+        return new LazyConnection(socket, open, this.#options.log)
+      }
       const isMute = () => this.#isEvicting
       const proxy = new ProxySocket(id, this.#engine!, connect, isMute, () => this.#proxies.delete(id))
       if (proxy.readyState === 1) this.#proxies.set(id, proxy)
@@ -686,16 +687,11 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   }
 
   #storeNow(document: Document): void {
-    const instance = this.#instance!
-    const payload = {
-      instance,
-      clientsCount: document.getConnectionsCount(),
-      document,
-      documentName: document.name,
-      lastContext: {},
-      lastTransactionOrigin: { source: 'local' as const, context: {} },
-    }
-    void instance.storeDocumentHooks(document, payload, true)
+    this.#store(document, this.#adapter!.storePayload(document))
+  }
+
+  #store(document: Document, payload: onStoreDocumentPayload): void {
+    this.#instance!.storeDocumentHooks(document, payload, true).catch(() => {}) // Hocuspocus has told of it
   }
 
   #emit(kind: NewsKind, news: News): void {

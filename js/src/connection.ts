@@ -1,12 +1,7 @@
-import type { ClientConnection } from './hocuspocus.js'
+import { type CloseEvent, type HocuspocusConnection, RESET, type SocketForHocuspocus } from './hocuspocus.js'
 import type { Logger } from './log.js'
 
-/** What Hocuspocus 4 calls on a socket (its `WebSocketLike`). */
-export interface SocketForHocuspocus {
-  send(data: Uint8Array): void
-  close(code?: number, reason?: string): void
-  readonly readyState: number
-}
+const CLOSED = 3
 
 /** As Hocuspocus's own limits on what waits for an authentication. */
 const MAX_WAITING = 1000
@@ -17,26 +12,31 @@ const MAX_WAITING_BYTES = 5 * 1024 * 1024
  * frames wait for it.
  */
 export class LazyConnection {
-  #connection: ClientConnection | undefined
+  #connection: HocuspocusConnection | undefined
   #waiting: Uint8Array[] = []
   #waitingBytes = 0
   #closed = false
 
   constructor(
-    open: () => ClientConnection | Promise<ClientConnection>,
-    private readonly onFailure: (error: unknown) => void,
+    private readonly socket: SocketForHocuspocus,
+    open: () => HocuspocusConnection | Promise<HocuspocusConnection>,
     private readonly log: Logger,
   ) {
     try {
       const opened = open()
-      if (opened instanceof Promise) opened.then((connection) => this.#onOpen(connection)).catch(onFailure)
+      if (opened instanceof Promise) opened.then((connection) => this.#onOpen(connection)).catch((error) => this.#onFailure(error))
       else this.#connection = opened
     } catch (error) {
-      onFailure(error)
+      this.#onFailure(error)
     }
   }
 
-  #onOpen(connection: ClientConnection): void {
+  #onFailure(error: unknown): void {
+    this.log.error('a connection could not be opened', { topic: 'sockets', error })
+    this.socket.close(RESET.code, RESET.reason)
+  }
+
+  #onOpen(connection: HocuspocusConnection): void {
     this.#connection = connection
     for (const frame of this.#waiting) connection.handleMessage(frame)
     this.#waiting = []
@@ -51,7 +51,7 @@ export class LazyConnection {
     try {
       this.#connection.handleMessage(frame)
     } catch (error) {
-      this.onFailure(error)
+      this.#onFailure(error)
     }
   }
 
@@ -62,11 +62,13 @@ export class LazyConnection {
     if (this.#waiting.length <= MAX_WAITING && this.#waitingBytes <= MAX_WAITING_BYTES) return
     this.#closed = true
     this.#waiting = []
-    this.onFailure(new Error('too many messages wait for deriveContext'))
+    this.#onFailure(new Error('too many messages wait for deriveContext'))
   }
 
-  handleClose(event?: { code: number; reason: string }): void {
+  /** Whom it was for is gone. Hocuspocus may still be about to open a document: it looks at `readyState` then. */
+  handleClose(event?: CloseEvent): void {
     this.#closed = true
+    this.socket.readyState = CLOSED
     try {
       this.#connection?.handleClose(event)
     } catch (error) {

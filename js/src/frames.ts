@@ -57,6 +57,12 @@ function readString(bytes: Uint8Array): string | undefined {
 /** The address of a frame; undefined where it can't be read. */
 export const addressOf = readString
 
+/** The frame under another address. */
+export function readdress(frame: Uint8Array, address: string): Uint8Array {
+  const bytes = Buffer.from(address)
+  return Buffer.concat([lib0Integer(bytes.length), bytes, frame.subarray(typeAt(frame))])
+}
+
 export function documentOf(address: string): string {
   const separator = address.indexOf('\0')
   return separator < 0 ? address : address.slice(0, separator)

@@ -172,9 +172,14 @@ export class HandOvers {
   async receive(name: string, update: Uint8Array): Promise<void> {
     const connection = await this.#instance!.openDirectConnection(name, {})
     const document = connection.document!
-    await connection.transact(() => applyUpdate(document, update))
-    const merged = this.documents.touch(document)
-    await connection.disconnect()
+    let merged: number
+    try {
+      // Not by connection.transact(): that of Hocuspocus 3 stores, and what counts is the store below.
+      applyUpdate(document, update, { source: 'local', context: {} })
+    } finally {
+      merged = this.documents.touch(document)
+      await connection.disconnect()
+    }
     if (this.documents.isUnstored(document, merged)) throw new AffinityError('AFF_EEVENT', `document "${name}" could not be stored`)
   }
 }

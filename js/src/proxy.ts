@@ -1,7 +1,7 @@
-import type { LazyConnection, SocketForHocuspocus } from './connection.js'
+import type { LazyConnection } from './connection.js'
 import type { Engine } from './engine.js'
 import { deniedReason, isClose } from './frames.js'
-import { MOVED_REASON, NOT_OWNER_REASON } from './hocuspocus.js'
+import { type CloseEvent, MOVED_REASON, NOT_OWNER_REASON, RESET, type SocketForHocuspocus } from './hocuspocus.js'
 
 const OPEN = 1
 const CLOSED = 3
@@ -33,7 +33,7 @@ export class ProxySocket implements SocketForHocuspocus {
     this.#sendCloses()
     const denied = data.length < 512 ? deniedReason(data) : undefined
     if (denied === MOVED_REASON) return
-    if (denied === NOT_OWNER_REASON) this.close(4205, 'Reset Connection')
+    if (denied === NOT_OWNER_REASON) this.close(RESET.code, RESET.reason)
     else this.engine.proxySend(this.id, data)
   }
 
@@ -69,7 +69,7 @@ export class ProxySocket implements SocketForHocuspocus {
     if (this.readyState === OPEN) this.#end({ code, reason })
   }
 
-  #end(event: { code: number; reason: string }): void {
+  #end(event: CloseEvent): void {
     this.readyState = CLOSED
     this.onEnd()
     // As with a real socket, whose close event comes after the call of close().

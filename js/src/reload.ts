@@ -1,5 +1,4 @@
 import type { Document, onLoadDocumentPayload } from '@hocuspocus/server'
-import { Doc, applyUpdate, encodeStateAsUpdate } from 'yjs'
 
 /** So many at once: after a restart of Redis without its data all documents are loaded again. */
 const AT_ONCE = 8
@@ -22,7 +21,10 @@ export class Reloads {
   #waiting: (() => void)[] = []
   #running = 0
 
-  constructor(private readonly store: (document: Document) => void) {}
+  constructor(
+    private readonly store: (document: Document) => void,
+    private readonly merge: (document: Document, loaded: unknown) => void,
+  ) {}
 
   /** The instance is being loaded under this epoch. */
   loading(payload: onLoadDocumentPayload, epoch: number): void {
@@ -76,11 +78,7 @@ export class Reloads {
     this.#running++
     try {
       if (document.isDestroyed) return
-      // As Hocuspocus does it.
-      await payload.instance.hooks('onLoadDocument', payload, (loaded: unknown) => {
-        if (loaded instanceof Doc) applyUpdate(document, encodeStateAsUpdate(loaded))
-        else if (loaded instanceof Uint8Array) applyUpdate(document, loaded)
-      })
+      await payload.instance.hooks('onLoadDocument', payload, (loaded: unknown) => this.merge(document, loaded))
     } finally {
       this.#running--
       this.#waiting.shift()?.()

@@ -1,4 +1,5 @@
-import type { IncomingMessage } from 'node:http'
+import { IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
 
 /**
  * A client's HTTP request (the handshake of its WebSocket) as plain data: it crosses to the owner of a
@@ -59,6 +60,13 @@ export function isWebRequest<T extends object>(request: IncomingMessage | Serial
   return typeof (request as Request).headers.get === 'function'
 }
 
+/** As Hocuspocus wants it: 4 the web's, 3 that of Node's http module. */
+export type NativeRequest = ClientRequest | IncomingMessage
+
+export function isNative(request: SerializedHTTPRequest | NativeRequest): request is NativeRequest {
+  return request instanceof IncomingMessage || isWebRequest(request)
+}
+
 function addressOf(response?: UwsResponse): string {
   return response ? Buffer.from(response.getRemoteAddressAsText()).toString() : ''
 }
@@ -88,7 +96,7 @@ function fromUws(request: UwsRequest, remoteAddress: string): SerializedHTTPRequ
 /** A web Request whose `socket.remoteAddress` is the client's address: what Hocuspocus's hooks see. */
 export type ClientRequest = Request & { socket: { remoteAddress: string } }
 
-/** The request as Hocuspocus 4 wants it. Headers or an address that can't be carried over are left out. */
+/** The request as a web Request. Headers or an address that can't be carried over are left out. */
 export function toRequest(serialized: SerializedHTTPRequest): ClientRequest {
   const headers = new Headers()
   for (const [name, values] of Object.entries(serialized.headers)) {
@@ -107,6 +115,25 @@ export function toRequest(serialized: SerializedHTTPRequest): ClientRequest {
 export function withAddress(request: Request, remoteAddress: string): ClientRequest {
   if (!('socket' in request)) Object.defineProperty(request, 'socket', { value: { remoteAddress }, enumerable: true })
   return request as ClientRequest
+}
+
+/** The request as one of Node's http module. Its socket has nothing but the client's address. */
+export function toIncomingMessage(serialized: SerializedHTTPRequest): IncomingMessage {
+  const message = new IncomingMessage({ remoteAddress: serialized.socket?.remoteAddress ?? '' } as Socket)
+  message.method = serialized.method
+  message.url = pathOf(serialized.url)
+  message.headers = { ...(serialized.headers as IncomingMessage['headers']) }
+  for (const [name, values] of Object.entries(serialized.headers)) {
+    for (const value of Array.isArray(values) ? values : [values]) message.rawHeaders.push(name, value)
+  }
+  return message
+}
+
+/** As on the request line. */
+function pathOf(url: string): string {
+  if (!/^[a-z][a-z\d+.-]*:\/\//i.test(url) || !URL.canParse(url)) return url
+  const { pathname, search } = new URL(url)
+  return pathname + search
 }
 
 function absoluteUrl(serialized: SerializedHTTPRequest, host: string | null): string {

@@ -1,8 +1,8 @@
-import { type LazyConnection, type SocketForHocuspocus } from './connection.js'
+import type { LazyConnection } from './connection.js'
 import type { Engine, Place } from './engine.js'
 import { ClientState, addressOf, deniedReason, endsRoute, hasAddress, isClose } from './frames.js'
-import { MOVED_REASON, NOT_OWNER_REASON, RESET } from './hocuspocus.js'
-import type { ClientRequest, SerializedHTTPRequest } from './request.js'
+import { type CloseEvent, MOVED_REASON, NOT_OWNER_REASON, RESET, type SocketForHocuspocus } from './hocuspocus.js'
+import type { NativeRequest, SerializedHTTPRequest } from './request.js'
 import { type BaseWebSocket, type Message, closeSocket, framesOf, meet, sendTo, streamOf } from './websocket.js'
 
 /** What all client sockets of a server share. */
@@ -71,7 +71,7 @@ export class ClientSocket {
   constructor(
     readonly id: number,
     readonly ws: BaseWebSocket,
-    readonly request: SerializedHTTPRequest | ClientRequest,
+    readonly request: SerializedHTTPRequest | NativeRequest,
     /** What Hocuspocus's hooks get; it is theirs once they have it. */
     public context: unknown,
     private readonly host: SocketHost,
@@ -281,8 +281,19 @@ export class ClientSocket {
     }
   }
 
+  get isClosed(): boolean {
+    return this.#state === CLOSED
+  }
+
+  /** It lives, though it says nothing. */
+  alive(): void {
+    if (this.#state === CLOSED) return
+    this.#more?.connection?.alive()
+    this.host.engine.socketAlive(this.id)
+  }
+
   /** The client's socket is closed. */
-  closed(event?: { code: number; reason: string }): void {
+  closed(event?: CloseEvent): void {
     if (this.#state === CLOSED) return
     this.#state = CLOSED
     this.#more?.connection?.handleClose(event)

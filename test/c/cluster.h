@@ -88,6 +88,7 @@ typedef struct {
     bool unheard;            /* its subscription has broken, and Redis knows it */
     bool silent;             /* its Hocuspocus does not answer */
     bool denies;             /* its Hocuspocus denies every token */
+    uint8_t version;         /* of the protocol, between it and others; 0: as it is */
     bool out_of_memory;      /* a step has failed with AFF_ENOMEM, which the test asked for */
     size_t owed;             /* delivered and not yet taken */
     bool links[SERVERS_MAX]; /* its direct links */
@@ -97,6 +98,8 @@ typedef struct {
     content documents[DOCUMENTS_MAX];
     connection connections[CONNECTIONS_MAX];
     char trace[TRACE_MAX];
+    char warning[512]; /* the last one in its log */
+    uint32_t warnings;
 } server;
 
 typedef struct {
@@ -253,6 +256,8 @@ static inline void redis_publish(cluster *c, server *from, uint64_t request, aff
         if (!to->engine || !to->connected || to->unheard) continue;
         if (!aff__equal(slice(&to->channel), channel)) continue;
         if (redis_loses(c, from, to, batch)) continue;
+        uint8_t version = from->version ? from->version : to->version;
+        if (version) ((uint8_t *)batch.data)[0] = version; /* the command's own copy */
         post(to, &(aff_event){.type = AFF_EV_MESSAGE, .data = batch});
     }
     int64_t receivers = c->nobody_counts ? 1 : redis_listeners(c, channel);
@@ -692,7 +697,12 @@ static inline void act_on(cluster *c, server *s, const aff_action *act) {
                   act->data.len ? ":" : "", word(act->data));
             break;
         case AFF_ACT_NEWS: break;
-        case AFF_ACT_LOG: break;
+        case AFF_ACT_LOG:
+            if (act->status == 0) break;
+            s->warnings++;
+            snprintf(s->warning, sizeof(s->warning), "%.*s", (int)act->data.len,
+                     (const char *)act->data.data);
+            break;
         case AFF_ACT_STOPPED: trace(s->trace, "stopped"); break;
     }
 }

@@ -686,6 +686,69 @@ static void h28_malformed_frames_are_counted_and_skipped(void **state) {
     cluster_free(c);
 }
 
+/* What a later release may add without a new version of the protocol. */
+static void more_fields_flags_and_types_of_frames_than_are_known_harm_nothing(void **state) {
+    (void)state;
+    cluster *c = cluster_of(1);
+    const char *a = aff_boot(c->servers[A].engine), *ghost = "0011223344ff";
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    uint64_t epoch = epoch_of(c, "doc");
+    bytes frames = {0}, offer = {0}, batch = {0};
+    const uint8_t hello[] = {AFF_FRAME_HELLO, 1, 'Z', 3, 'a', ':', '1', 7, 7, 7};
+    const uint8_t open[] = {AFF_FRAME_OPEN, 1, 2, 'r', 'q', 7, 7};
+    const uint8_t unknown[] = {99, 1, 2, 3};
+    const uint8_t alive[] = {AFF_FRAME_ALIVE, 1, 7};
+    const uint8_t close[] = {AFF_FRAME_CLOSE, 1, 7};
+    add(&offer, (uint8_t[]){AFF_FRAME_OFFER, 1}, 2);
+    add_uint(&offer, epoch);
+    add(&offer, (uint8_t[]){3, 'd', 'o', 'c', 2, 0, 2, 'm', 'e', 3, '4', '.', '0', 7}, 14);
+    const aff_slice all[] = {{hello, sizeof(hello)},     {open, sizeof(open)},
+                             {unknown, sizeof(unknown)}, slice(&offer),
+                             {alive, sizeof(alive)},     {close, sizeof(close)}};
+    for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+        add_uint(&frames, all[i].len);
+        add(&frames, all[i].data, all[i].len);
+    }
+    make_batch(&batch, ghost, a, 0xf1 & ~8, 1, 1, slice(&frames));
+    inject(c, A, &batch);
+    expect(c, A, "claim:1:ok proxy:1:open:Z proxy:1:doc:token proxy:1:alive proxy:1:closed:1005");
+    assert_int_equal(stats_of(c, A).malformed, 1); /* the unknown frame */
+    assert_int_equal(c->servers[A].warnings, 0);
+    free(frames.data);
+    free(offer.data);
+    free(batch.data);
+    cluster_free(c);
+}
+
+static void a_server_of_another_version_is_told_of_on_both_sides_and_not_for_ever(void **state) {
+    (void)state;
+    cluster *c = cluster_of(3);
+    c->servers[B].version = 2;
+    claim(c, A, 1, "doc", AFF_USE_HOLD);
+    open_client(c, 1, B);
+    open_client(c, 2, C);
+    auth(c, 1, "doc");
+    auth(c, 2, "doc"); /* others are served as ever */
+    edit(c, 2, "doc", "x");
+    expect(c, A, "claim:1:ok proxy:1:open:C proxy:1:doc:token proxy:1:doc:x");
+    assert_non_null(
+        strstr(c->servers[A].warning, "speaks version 2 of the protocol, this server version 1"));
+    assert_non_null(strstr(c->servers[B].warning, "server A speaks version 2"));
+    assert_int_equal(c->servers[C].warnings, 0);
+    /* Its clients learn it when the owner has been silent for long (on_mute). */
+    advance(c, 50000);
+    expect_client(c, 1, "closed:4205");
+    assert_in_range(c->servers[A].warnings, 1, 2);
+    advance(c, 20000);
+    size_t before = c->batches;
+    advance(c,
+            100000); /* A and C beat as ever; B each second, and is answered: no more than that */
+    assert_in_range(c->batches - before, 200, 330);
+    edit(c, 2, "doc", "y");
+    expect(c, A, "proxy:1:doc:y");
+    cluster_free(c);
+}
+
 static void frames_about_what_does_not_exist_are_stale(void **state) {
     (void)state;
     cluster *c = cluster_of(1);
@@ -930,6 +993,8 @@ int main(void) {
             what_is_under_way_when_a_peer_is_forgotten_is_not_taken_for_what_comes_later),
         cmocka_unit_test(h28_malformed_batches_are_counted_and_dropped),
         cmocka_unit_test(h28_malformed_frames_are_counted_and_skipped),
+        cmocka_unit_test(more_fields_flags_and_types_of_frames_than_are_known_harm_nothing),
+        cmocka_unit_test(a_server_of_another_version_is_told_of_on_both_sides_and_not_for_ever),
         cmocka_unit_test(frames_about_what_does_not_exist_are_stale),
         cmocka_unit_test(a_batch_of_our_own_is_ignored),
         cmocka_unit_test(an_offer_is_answered_under_its_own_epoch),

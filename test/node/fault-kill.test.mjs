@@ -83,8 +83,9 @@ describe('the owner is killed', () => {
 describe('what is under way while an owner dies', () => {
   /** Runs on the servers: stateless messages and events go to a file, so that what a killed server saw is known. */
   const setup = ({ kept, import: load }) => {
+    const fs = load('node:fs') // once: imports need not end in the order in which they begin
     kept.line = async (kind, text) => {
-      const { appendFileSync } = await load('node:fs')
+      const { appendFileSync } = await fs
       if (kept.log) appendFileSync(kept.log, `${JSON.stringify({ kind, text })}\n`)
     }
     return {

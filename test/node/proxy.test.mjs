@@ -120,7 +120,8 @@ describe('through the proxy', () => {
       assert.equal(event.headers['x-forwarded-for'], '203.0.113.7', hook)
       assert.equal(event.headers['user-agent'], 'tests', hook)
       assert.match(event.url, /\/room\?tenant=blue&tenant=x$/, hook)
-      if (hook !== 'connected') assert.equal(event.address, '127.0.0.1', hook)
+      // Hocuspocus 3 does not pass the address to listen on: it listens on all, in IPv6.
+      if (hook !== 'connected') assert.equal(event.address.replace('::ffff:', ''), '127.0.0.1', hook)
     }
     assert.equal((await s2.events('onAuthenticate', 'hooks')).at(-1).token, 'bobs-token')
     assert.equal((await s2.events('connected', 'hooks')).at(-1).context.user, 'bobs-token', 'what onAuthenticate returned')

@@ -30,6 +30,9 @@ Redis.prototype.sendCommand = function (command, ...rest) {
   return sendCommand.call(this, command, ...rest)
 }
 
+/** Headers and the like: of the web, or of Node's http module. */
+const plain = (fields) => (typeof fields.entries === 'function' ? Object.fromEntries(fields) : { ...fields })
+
 function recorder() {
   const record = (hook) => async (payload) => {
     context.events.push({
@@ -37,7 +40,7 @@ function recorder() {
       documentName: payload.documentName,
       socketId: payload.socketId,
       token: payload.token,
-      headers: payload.requestHeaders && Object.fromEntries(payload.requestHeaders),
+      headers: payload.requestHeaders && plain(payload.requestHeaders),
       parameters: payload.requestParameters && Object.fromEntries(payload.requestParameters),
       url: payload.request?.url,
       address: payload.request?.socket?.remoteAddress,
@@ -122,7 +125,8 @@ async function start({ serverId, redis, affinity: options = {}, storeFolder, wir
     return http.address().port
   }
 
-  context.server = new Server({ stopOnSignals: false, ...common, port: 0, address: '127.0.0.1', websocketOptions: { maxPayload } })
+  // Hocuspocus 4 takes the options of its WebSocket server among the others, 3 as a second argument.
+  context.server = new Server({ stopOnSignals: false, ...common, port: 0, address: '127.0.0.1', websocketOptions: { maxPayload } }, { maxPayload })
   context.hocuspocus = context.server.hocuspocus
   context.destroy = () => context.server.destroy()
   await context.server.listen()

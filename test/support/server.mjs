@@ -8,6 +8,7 @@ import { storeReader } from './store.mjs'
 import { within } from './wait.mjs'
 
 const program = fileURLToPath(new URL('./server-process.mjs', import.meta.url))
+const useVersion = new URL('./use-version.mjs', import.meta.url).href
 const defaultEntry = new URL('../../js/dist/index.js', import.meta.url).href
 
 /**
@@ -23,6 +24,7 @@ const defaultEntry = new URL('../../js/dist/index.js', import.meta.url).href
  * @property {(context: any) => any} [setup] runs in the server's process (so it sees its argument only, none of the
  *   test's variables) and returns `{ affinity, extensions, beforeLoad, beforeWrite }`: what can't be copied there, as functions
  * @property {string} [entry] another build of the package
+ * @property {string} [hocuspocus] a version of test/servers, instead of the one in node_modules
  * Everything else goes to RedisServerAffinity: lockTTL, proxySocketTTL, customEventTTL, prefix, ...
  */
 
@@ -37,6 +39,7 @@ export async function startServer({
   maxPayload = 128 * 1024 * 1024,
   setup,
   entry = defaultEntry,
+  hocuspocus = process.env.HOCUSPOCUS_VERSION,
   ...affinity
 }) {
   const ownFolder = storeFolder ? null : mkdtempSync(path.join(os.tmpdir(), 'rsa-store-'))
@@ -44,9 +47,9 @@ export async function startServer({
   const child = fork(program, [], {
     serialization: 'advanced',
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
-    env: { ...process.env, NODE_ENV: 'testing' },
+    env: { ...process.env, NODE_ENV: 'testing', HOCUSPOCUS_VERSION: hocuspocus },
     // A test may ask for the memory in use after a collection.
-    execArgv: ['--expose-gc'],
+    execArgv: ['--expose-gc', ...(hocuspocus ? ['--import', useVersion] : [])],
   })
 
   let output = ''
