@@ -38,5 +38,6 @@ export async function main(socket: BaseWebSocket, request: IncomingMessage): Pro
 affinity.handleEvent('remove', 'page', {})
 // @ts-expect-error a payload of another type
 affinity.handleEvent('rename', 'page', { title: 7 })
-// @ts-expect-error redis is required
-new RedisServerAffinity({ serverId: 'one' })
+// @ts-expect-error an ioredis instance, not an address
+new RedisServerAffinity({ redis: 'redis://127.0.0.1' })
+new RedisServerAffinity({ nodes: [{ host: '127.0.0.1', port: 6379 }], options: { lazyConnect: true }, identifier: 'a' })
