@@ -238,8 +238,7 @@ static aff_instance_config get_config(napi_env env, napi_value options, char **s
     return config;
 }
 
-/* ---- From the instance to JavaScript
- * ------------------------------------------------------------- */
+/* ---- From the instance to JavaScript ------------------------------------------------------ */
 
 static void free_block(napi_env env, void *data, void *hint) {
     (void)env, (void)hint;
@@ -293,8 +292,7 @@ static void wake(void *arg) {
     napi_call_threadsafe_function(h->wake, NULL, napi_tsfn_nonblocking);
 }
 
-/* ---- Opening and closing
- * --------------------------------------------------------------------------- */
+/* ---- Opening and closing ------------------------------------------------------------------ */
 
 static void close_handle(void *data) {
     handle *h = data;
@@ -364,8 +362,7 @@ static napi_value close_instance(napi_env env, napi_callback_info info) {
     return NULL;
 }
 
-/* ---- From JavaScript to the instance
- * ----------------------------------------------------------------- */
+/* ---- From JavaScript to the instance ------------------------------------------------------ */
 
 static napi_value js_hand(napi_env env, napi_callback_info info) {
     size_t argc = 3;
@@ -382,8 +379,7 @@ static napi_value js_hand(napi_env env, napi_callback_info info) {
     return to_number(env, aff_instance_hand(h->instance, records.data, records.len));
 }
 
-/* ---- Looking
- * ------------------------------------------------------------------------------------------ */
+/* ---- Looking ------------------------------------------------------------------------------ */
 
 static napi_value js_valid_until(napi_env env, napi_callback_info info) {
     handle *h = get_only_argument(env, info);
@@ -525,8 +521,7 @@ static napi_value js_metrics(napi_env env, napi_callback_info info) {
     return h ? make_stats(env, h->instance, true) : NULL;
 }
 
-/* ---- The module
- * ----------------------------------------------------------------------------------------- */
+/* ---- The module --------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;

@@ -285,8 +285,7 @@ bool aff__owner_frame(aff_engine *e, aff__peer *peer, aff__frame_type type, aff_
     }
 }
 
-/* ---- Frames from Hocuspocus
- * ----------------------------------------------------------------------- */
+/* ---- Frames from Hocuspocus --------------------------------------------------------------- */
 
 static void add_target(aff__list *peers, const aff__proxy *proxy) {
     aff__peer *peer = proxy->peer;

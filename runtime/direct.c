@@ -308,9 +308,7 @@ static void on_accepted(void *arg, aff_stream *stream) {
     aff_stream_accept(stream, &callbacks, c);
 }
 
-/* ---- Dialling
- * ------------------------------------------------------------------------------------
- */
+/* ---- Dialling ----------------------------------------------------------------------------- */
 
 /* "host:port", "[::1]:port". */
 static bool split_address(const char *address, char *host, size_t size, uint16_t *port) {
@@ -380,9 +378,7 @@ static void on_timer(uv_timer_t *timer) {
     if (!waits) uv_timer_stop(timer);
 }
 
-/* ---- Opening and closing
- * -------------------------------------------------------------------------
- */
+/* ---- Opening and closing ------------------------------------------------------------------ */
 
 /* Where the port is not said, it is the one that is listened at. */
 static bool set_address(aff_direct *d, const aff_direct_config *config) {

@@ -428,8 +428,7 @@ static bool on_foreign(aff_instance *in, const aff_record *r) {
     }
 }
 
-/* ---- Direct links
- * ---------------------------------------------------------------------------- */
+/* ---- Direct links ------------------------------------------------------------------------- */
 
 static void on_direct_up(void *arg, aff_slice process) {
     ((aff_instance *)arg)->failed_links = 0;
@@ -461,8 +460,7 @@ static const aff_direct_callbacks direct_callbacks = {.up = on_direct_up,
                                                       .message = on_direct_message,
                                                       .forged = on_direct_forged};
 
-/* ---- From the application
- * -------------------------------------------------------------------- */
+/* ---- From the application ----------------------------------------------------------------- */
 
 static void on_record(aff_instance *in, const aff_record *r) {
     if (r->kind == AFF_RECORD_PACKED) {
@@ -506,8 +504,7 @@ static void on_wakeup(uv_async_t *handle) {
     free(block.data);
 }
 
-/* ---- The loop
- * -------------------------------------------------------------------------------- */
+/* ---- The loop ----------------------------------------------------------------------------- */
 
 static void on_timer(uv_timer_t *handle) {
     step(handle->data, &(aff_event){.type = AFF_EV_TICK});
@@ -589,9 +586,7 @@ static void run(void *arg) {
     uv_run(&in->loop, UV_RUN_DEFAULT);
 }
 
-/* ---- Opening and closing
- * ----------------------------------------------------------------------
- */
+/* ---- Opening and closing ------------------------------------------------------------------ */
 
 static int open_loop(aff_instance *in) {
     if (uv_loop_init(&in->loop) != 0) return AFF_ENOMEM;

@@ -310,8 +310,7 @@ void facade_close_all(server *s, unsigned code) {
     for (client_socket *c = s->facade->sockets; c; c = c->next) close_socket(s, c, code);
 }
 
-/* ---- Proxy sockets
- * -------------------------------------------------------------------------------- */
+/* ---- Proxy sockets ------------------------------------------------------------------------ */
 
 static proxy_socket *find_proxy(const server *s, uint32_t id) {
     proxy_socket *p = s->facade->proxies;
@@ -348,8 +347,7 @@ static void open_proxy(server *s, uint32_t id) {
     s->facade->proxies = p;
 }
 
-/* ---- What Hocuspocus says
- * ------------------------------------------------------------------------- */
+/* ---- What Hocuspocus says ----------------------------------------------------------------- */
 
 void facade_say(void *at, connection *to, aff_slice frame) {
     server *s = at;
@@ -377,8 +375,7 @@ void facade_denied(hocus *h) {
     }
 }
 
-/* ---- Custom events
- * ---------------------------------------------------------------------------------- */
+/* ---- Custom events ------------------------------------------------------------------------ */
 
 typedef struct {
     server *s;
@@ -524,8 +521,7 @@ static void run_event(server *s, const aff_action *a) {
     hocus_merge(s, name, edits, merged, run);
 }
 
-/* ---- On the JavaScript thread
- * ------------------------------------------------------------------------ */
+/* ---- On the JavaScript thread ------------------------------------------------------------- */
 
 static void act(server *s, const aff_action *a) {
     facade *f = s->facade;
@@ -598,9 +594,7 @@ static void look_at_membership(sim *w, void *arg, uint64_t number) {
     sim_at(w, w->now + s->config.lock_ttl_ms * MS / 40, s, &s->js, look_at_membership, s, 0);
 }
 
-/* ---- Holds
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- Holds -------------------------------------------------------------------------------- */
 
 static void hold_ends(sim *w, void *arg, uint64_t number) {
     server *s = arg;

@@ -144,8 +144,7 @@ void hocus_want(server *s, int name, void (*then)(server *, void *, instance *),
                                 .use = AFF_USE_LOADED});
 }
 
-/* ---- Storing
- * ---------------------------------------------------------------------------------------- */
+/* ---- Storing ------------------------------------------------------------------------------ */
 
 static void run_store(server *s, store_run *run);
 
@@ -391,8 +390,7 @@ void hocus_took_over(server *s, int name) {
     hocus_after(s, s->config.lock_ttl_ms * MS, stores_once_more, hocus_named(s, name), 0);
 }
 
-/* ---- Connections
- * -------------------------------------------------------------------------------------- */
+/* ---- Connections -------------------------------------------------------------------------- */
 
 static void send_frame(hocus_address *a, const bytes *frame) {
     facade_say(a->hocus->s, &a->con, slice(frame));
@@ -529,8 +527,7 @@ void hocus_ends(hocus *h) {
     h->is_closed = true;
 }
 
-/* ---- Direct connections
- * --------------------------------------------------------------------------------- */
+/* ---- Direct connections ------------------------------------------------------------------- */
 
 typedef struct {
     server *s;
@@ -611,9 +608,7 @@ void facade_write(server *s, int name) {
     hocus_want(s, name, opened_to_write, d);
 }
 
-/* ---- Losing
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- Losing ------------------------------------------------------------------------------- */
 
 static void close_connections(instance *i) {
     while (i->document.connections) {
@@ -659,8 +654,7 @@ void hocus_give_turn(instance *i) {
     }
 }
 
-/* ---- For those who watch
- * -------------------------------------------------------------------------------------- */
+/* ---- For those who watch ------------------------------------------------------------------ */
 
 unsigned facade_loaded(const server *s) {
     unsigned n = 0;

@@ -26,8 +26,7 @@ static const char *who(const person *p) {
     return text;
 }
 
-/* ---- Sending
- * -------------------------------------------------------------------------------------- */
+/* ---- Sending ------------------------------------------------------------------------------ */
 
 typedef struct {
     server *to;
@@ -61,8 +60,7 @@ static wire wire_of(person *p) {
     return (wire){send_frame, p, p->id};
 }
 
-/* ---- Its socket
- * -------------------------------------------------------------------------------------- */
+/* ---- Its socket --------------------------------------------------------------------------- */
 
 static void try_connect(sim *w, void *arg, uint64_t number);
 
@@ -179,8 +177,7 @@ void person_receives(sim *w, uint32_t socket, int from, aff_slice data) {
     }
 }
 
-/* ---- What it does
- * -------------------------------------------------------------------------------------- */
+/* ---- What it does ------------------------------------------------------------------------- */
 
 void person_opens(person *p, int index, const char *address) {
     provider *v = &p->providers[index];

@@ -262,8 +262,7 @@ static void send_command(server *s, const aff_action *act) {
     sim_at(w, passes_at(s, &link->out), NULL, NULL, at_redis, c, 0);
 }
 
-/* ---- Connections to Redis
- * -------------------------------------------------------------------------- */
+/* ---- Connections to Redis ----------------------------------------------------------------- */
 
 static void connect_commands(sim *w, void *arg, uint64_t generation);
 static void connect_listener(sim *w, void *arg, uint64_t generation);
@@ -388,8 +387,7 @@ void redis_goes(sim *w, uint64_t until, bool loses_data, bool to_replica) {
     sim_at(w, until, NULL, NULL, redis_is_back, NULL, 0);
 }
 
-/* ---- The I/O thread
- * -------------------------------------------------------------------------------- */
+/* ---- The I/O thread ----------------------------------------------------------------------- */
 
 static void step(server *s, const aff_event *event) {
     int status = aff_step(s->engine, server_clock(s), event);
@@ -453,8 +451,7 @@ void server_turn(server *s) {
     watch_step(s);
 }
 
-/* ---- Standing still
- * -------------------------------------------------------------------------------- */
+/* ---- Standing still ----------------------------------------------------------------------- */
 
 static void goes_on(sim *w, void *arg, uint64_t number) {
     (void)number;
@@ -505,8 +502,7 @@ void server_pause(server *s, uint64_t until) {
     sim_at(w, until, s, NULL, goes_on, s, 0);
 }
 
-/* ---- Living and dying
- * ------------------------------------------------------------------------------ */
+/* ---- Living and dying --------------------------------------------------------------------- */
 
 void server_start(server *s) {
     sim *w = s->w;

@@ -167,8 +167,7 @@ void watch_closed(person *p, unsigned code) {
     p->w->totals.closed_sockets++;
 }
 
-/* ---- At the end
- * ------------------------------------------------------------------------------------ */
+/* ---- At the end --------------------------------------------------------------------------- */
 
 static bool differs(sim *w, bool explain, const char *who, const char *what, uint64_t has,
                     uint64_t wanted) {

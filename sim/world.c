@@ -178,8 +178,7 @@ void sim_until(sim *w, uint64_t us) {
     while (sim_next(w, until)) continue;
 }
 
-/* ---- Telling
- * ------------------------------------------------------------------------------------- */
+/* ---- Telling ------------------------------------------------------------------------------ */
 
 void sim_trace(sim *w, const char *who, const char *format, ...) {
     if (!w->traces) return;
