@@ -208,7 +208,7 @@ for (const version of VERSIONS) {
 
     if (isThree) {
       test('H19 pings: a client that says nothing stays, one that does not answer is gone, at its owner and its origin', async (t) => {
-        const { s1, s2, ann } = await two(t, version, { configuration: { timeout: 1000 } })
+        const { s1, s2, ann } = await two(t, version, { configuration: { timeout: 2500 } }) // of which an answer may take all
         const [idle, dead, stranger] = await Promise.all([s2, s2, s2].map(({ url }) => rawSocket(url)))
         t.after(() => [idle, dead, stranger].forEach((raw) => raw.terminate()))
         for (const raw of [idle, dead]) {
@@ -220,11 +220,11 @@ for (const version of VERSIONS) {
         // These answer no ping; one of them has no document.
         dead.pause()
         stranger.pause()
-        await until(async () => (await s1.connections('doc')) === 2, { what: 'the owner has given it up' })
-        await until(() => s2.run(({ affinity }) => affinity.stats().sockets === 1), { what: 'so has the origin, and both' })
+        await until(async () => (await s1.connections('doc')) === 2, { timeout: 30_000, what: 'the owner has given it up' })
+        await until(() => s2.run(({ affinity }) => affinity.stats().sockets === 1), { timeout: 30_000, what: 'so has the origin, and both' })
         let pings = 0
         idle.on('ping', () => pings++)
-        await until(() => pings >= 3, { what: 'the other one is pinged' })
+        await until(() => pings >= 3, { timeout: 30_000, what: 'the other one is pinged' })
         await holds(async () => (await s1.connections('doc')) === 2 && idle.closed === null, { during: 300 })
         assert.deepEqual([...ann.closes, ...ann.socket.closes], [])
       })
