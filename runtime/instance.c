@@ -23,6 +23,7 @@ struct aff_instance {
     uint32_t foreign_downs; /* how often Redis was down, as last heard of the application */
     char *channel;          /* what the listener listens to */
     size_t channel_len;
+    char where[160];          /* " at host:port", for people; empty: the application knows */
     uint32_t failed_attempts; /* to connect to Redis, since the last success */
     uint32_t failed_links;    /* likewise, direct links to peers */
     bool has_started, refused, closing;
@@ -364,8 +365,8 @@ static void on_retry(void *arg, const char *reason, uint32_t delay_ms) {
     aff_instance *in = arg;
     (void)delay_ms;
     if (in->failed_attempts++ % 20 != 0) return;
-    char line[256];
-    snprintf(line, sizeof(line), "Redis can't be reached, still trying: %s", reason);
+    char line[512];
+    snprintf(line, sizeof(line), "Redis%s can't be reached, still trying: %s", in->where, reason);
     tell_log(in, 1, AFF_TOPIC_REDIS, line);
 }
 
@@ -612,6 +613,14 @@ static int complain(const char *option, int status, const char *why, char *error
     return status;
 }
 
+static void remember_where(aff_instance *in, const aff_redis_config *config) {
+    if (config->path) {
+        snprintf(in->where, sizeof(in->where), " at %s", config->path);
+    } else {
+        snprintf(in->where, sizeof(in->where), " at %s:%u", config->host, config->port);
+    }
+}
+
 static int open_redis(aff_instance *in, const aff_redis_config *config) {
     aff_redis_config second = *config;
     second.seed++;
@@ -628,6 +637,7 @@ static int open_connections(aff_instance *in, char *error, size_t error_len) {
     if (in->config.has_redis_tls)
         status = aff_tls_new(&in->config.redis_tls, false, &config.tls, why, sizeof(why));
     if (status != 0) return complain("redis", status, why, error, error_len);
+    remember_where(in, &config);
     config.ping_ms = 5000;
     config.reply_timeout_ms = 15000;
     config.out_max = AFF_REDIS_OUT_LIMIT;

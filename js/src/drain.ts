@@ -37,7 +37,7 @@ export class Drain {
   async run(): Promise<void> {
     const started = Date.now()
     this.engine.log.info('draining: documents go to other servers', { topic: 'documents' })
-    await within(this.#left(), this.engine.ready().catch(() => {}))
+    if (this.engine.hasJoined) await within(this.#left(), this.engine.ready().catch(() => {})) // else it owns nothing
     this.engine.drain()
     await within(this.#left(), Promise.all(Array.from({ length: this.#atOnce }, () => this.#work())))
     await this.#leaveTheRest()

@@ -121,9 +121,9 @@ export const DEFINITIONS = {
   // ---- Clients
   sockets: gauge('Sockets of clients of this server.', ({ engine }) => engine.sockets),
   routes: gauge('Their documents: one for each socket and document.', ({ engine }) => engine.routes),
-  proxySockets: gauge("Proxy sockets: they stand here for other servers' clients.", ({ engine }) => engine.proxies),
+  proxySockets: gauge("Proxy sockets: they stand here for other servers' clients, and for own ones whose document has moved here.", ({ engine }) => engine.proxies),
   failovers: counter('Routes that have lost their owner, and looked for the next one.', ({ engine }) => engine.failovers),
-  failoverSeconds: times('Routes without an owner: from its loss until the next one has accepted them.', ({ engine }) => durations(engine.failoverTimes)),
+  failoverSeconds: times('Routes without an owner: from when this server knows of its loss until the next one has accepted them. (How long a death stays unnoticed is not in it.)', ({ engine }) => durations(engine.failoverTimes)),
 
   // ---- Custom events
   eventSeconds: timesBy('Calls of handleEvent on this server, by their outcome.', 'outcome', ({ measures }) => allDurations(measures.events)),

@@ -46,6 +46,17 @@ describe('health', () => {
     assert.deepEqual([closed.live, closed.serving, closed.ready, closed.member, closed.membershipMs, closed.reason], [true, false, false, false, 0, 'closed'])
   })
 
+  test('a server that has never reached its Redis says where that should be, and has nothing to drain', async (t) => {
+    const lines = []
+    const { affinity } = instance({ options: { host: '127.0.0.1', port: 1 } }, 's1', { drainTimeout: 60_000, log: ({ message }) => lines.push(message) })
+    t.after(() => affinity.onDestroy())
+    await until(() => lines.some((line) => line.includes("Redis at 127.0.0.1:1 can't be reached")), { what: 'the address is told' })
+    const started = performance.now()
+    await affinity.drain()
+    await affinity.onDestroy()
+    assert.ok(performance.now() - started < 30_000)
+  })
+
   test('while Redis is away servers serve, but are not ready once their membership is over; with failClosed they do not', async (t) => {
     const redis = await startRedis()
     t.after(() => redis.stop())
