@@ -14,43 +14,49 @@ function isPingable(ws: BaseWebSocket): ws is PingableSocket {
 }
 
 /**
+ * Twice in a time-out: what an owner does once in it is then never without a pong in between, however the two clocks stand
+ * to each other.
+ */
+const BEATS = 2
+
+/**
  * Pings clients' sockets, where the Hocuspocus would. It sees emulated ones instead, here and at other servers: owners
  * hear of each pong as of a message. A client that does not answer is cut off, and its cursors go at once, everywhere.
  */
 export class Heartbeat {
-  /** With true: it has not answered the last ping. */
-  #sockets = new Map<ClientSocket, boolean>()
+  /** With how many pings in a row they have not answered. */
+  #sockets = new Map<ClientSocket, number>()
   readonly #timer: NodeJS.Timeout
 
-  constructor(every: number) {
+  constructor(timeout: number) {
     const self = new WeakRef(this) // as in Engine: a timer keeps nothing
     this.#timer = setInterval(() => {
       const heartbeat = self.deref()
       if (heartbeat) heartbeat.#beat()
-    }, every)
+    }, timeout / BEATS)
     this.#timer.unref()
   }
 
   add(client: ClientSocket): void {
     const { ws } = client
     if (!isPingable(ws)) return
-    this.#sockets.set(client, false)
+    this.#sockets.set(client, 0)
     ws.on('pong', () => {
       if (!this.#sockets.has(client)) return
-      this.#sockets.set(client, false)
+      this.#sockets.set(client, 0)
       client.alive()
     })
   }
 
   #beat(): void {
-    for (const [client, isSilent] of this.#sockets) {
+    for (const [client, unanswered] of this.#sockets) {
       if (client.isClosed) {
         this.#sockets.delete(client)
-      } else if (isSilent) {
+      } else if (unanswered >= BEATS) {
         client.close(TIMEOUT.code, TIMEOUT.reason)
         client.closed(TIMEOUT)
       } else {
-        this.#sockets.set(client, true)
+        this.#sockets.set(client, unanswered + 1)
         this.#ping(client.ws as PingableSocket)
       }
     }
