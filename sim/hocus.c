@@ -206,8 +206,8 @@ static void writes(sim *w, void *arg, uint64_t number) {
         d->stored = b->edits;
         d->stored_epoch = b->epoch;
     }
-    sim_at(w, w->now + takes(w, w->store_us) / 2, b->s->life == b->life ? b->s : NULL,
-           b->s->life == b->life ? &b->s->js : NULL, is_written, b, 0);
+    uint64_t at = w->now + takes(w, w->store_us) / 2;
+    if (b->s->life == b->life) sim_at(w, at, b->s, &b->s->js, is_written, b, 0);
 }
 
 static void debounce_store(instance *i, bool at_once, void (*then)(server *, void *), void *arg);
