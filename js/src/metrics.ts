@@ -123,7 +123,7 @@ export const DEFINITIONS = {
   routes: gauge('Their documents: one for each socket and document.', ({ engine }) => engine.routes),
   proxySockets: gauge("Proxy sockets: they stand here for other servers' clients, and for own ones whose document has moved here.", ({ engine }) => engine.proxies),
   failovers: counter('Routes that have lost their owner, and looked for the next one.', ({ engine }) => engine.failovers),
-  failoverSeconds: times('Routes without an owner: from when this server knows of its loss until the next one has accepted them. (How long a death stays unnoticed is not in it.)', ({ engine }) => durations(engine.failoverTimes)),
+  failoverSeconds: times('Routes without an owner: from when this server knows of its loss until the next one has accepted them, without the time until a death is noticed.', ({ engine }) => durations(engine.failoverTimes)),
 
   // ---- Custom events
   eventSeconds: timesBy('Calls of handleEvent on this server, by their outcome.', 'outcome', ({ measures }) => allDurations(measures.events)),
