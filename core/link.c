@@ -635,19 +635,18 @@ static bool read_frames(aff_engine *e, aff__peer *peer, aff_slice rest) {
     return true;
 }
 
-/* Something is missing: its sender is asked for it, with the next beat. */
-static void on_gap(aff_engine *e, aff__peer *peer) {
-    if (e->now - peer->missed_at < REPAIR_EVERY_MS) return;
-    peer->missed_at = e->now;
-    peer->missing = peer->ack_wanted = true;
-    peer->ack_at = e->now;
-    mark_dirty(e, peer);
-}
-
 static void answer_now(aff_engine *e, aff__peer *peer) {
     peer->ack_wanted = true;
     peer->ack_at = e->now;
     mark_dirty(e, peer);
+}
+
+/* Something is missing: its sender is asked for it, with the next beat. */
+static void on_gap(aff_engine *e, aff__peer *peer) {
+    if (e->now - peer->missed_at < REPAIR_EVERY_MS) return;
+    peer->missed_at = e->now;
+    peer->missing = true;
+    answer_now(e, peer);
 }
 
 /*
@@ -673,10 +672,7 @@ static bool same_session(aff_engine *e, aff__peer *peer, const batch_header *h) 
 static void acknowledge_later(aff_engine *e, aff__peer *peer) {
     bool is_direct = peer->direct.state == AFF_DIRECT_UP;
     acknowledge_within(e, peer, is_direct ? ACK_SOON_MS : ACK_LATER_MS);
-    if (credit(e, peer) - peer->in_limit >= WINDOW_MIN / 4) {
-        peer->ack_at = e->now;
-        mark_dirty(e, peer);
-    }
+    if (credit(e, peer) - peer->in_limit >= WINDOW_MIN / 4) answer_now(e, peer);
 }
 
 /* What the header says of the other direction; but see on_batch(). */
@@ -939,10 +935,7 @@ void aff__peers_farewell(aff_engine *e) {
 void aff__peers_credit(aff_engine *e) {
     for (aff__item *i = NULL; (i = aff__map_next(&e->peers, i));) {
         aff__peer *peer = AFF_OF(i, aff__peer, item);
-        if (credit(e, peer) - peer->in_limit < WINDOW_MIN / 4) continue;
-        peer->ack_wanted = true;
-        peer->ack_at = e->now;
-        mark_dirty(e, peer);
+        if (credit(e, peer) - peer->in_limit >= WINDOW_MIN / 4) answer_now(e, peer);
     }
 }
 
