@@ -10,7 +10,7 @@ import Redis from 'ioredis'
 import { redisRoute } from '../../js/dist/redis.js'
 import { RedisServerAffinity } from '@hocuspocus/extension-redis-affinity'
 import { authority } from '../support/certificates.mjs'
-import { connect, showing, synced, type } from '../support/client.mjs'
+import { editCrosses, showing, type } from '../support/client.mjs'
 import { startCluster } from '../support/cluster.mjs'
 import { startRedis } from '../support/redis.mjs'
 import { startServer } from '../support/server.mjs'
@@ -20,15 +20,7 @@ const ca = authority()
 const other = authority()
 const its = { ...ca.sign('DNS:redis.test,IP:127.0.0.1'), ca: ca.cert }
 
-async function worksIn({ servers: [s1, s2] }, t) {
-  const ann = connect({ url: s1.url, name: 'doc' })
-  const bob = connect({ url: s2.url, name: 'doc' })
-  t.after(() => [ann, bob].forEach((provider) => provider.destroy()))
-  await Promise.all([synced(ann), synced(bob)])
-  type(bob, 'hello')
-  await showing('hello', [ann, bob])
-  return [ann, bob]
-}
+const worksIn = ({ servers: [s1, s2] }, t) => editCrosses(t, s1, s2)
 
 /** A server's engine alone, in this process. */
 function joins(t, options) {

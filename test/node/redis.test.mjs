@@ -2,18 +2,13 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { describe, test } from 'node:test'
-import { connect, showing, synced, type } from '../support/client.mjs'
+import { connect, editCrosses, synced, type } from '../support/client.mjs'
 import { startCluster } from '../support/cluster.mjs'
 import { until } from '../support/wait.mjs'
 
 async function worksIn(cluster, t) {
   const [s1, s2] = cluster.servers
-  const ann = connect({ url: s1.url, name: 'doc' })
-  const bob = connect({ url: s2.url, name: 'doc' })
-  t.after(() => [ann, bob].forEach((provider) => provider.destroy()))
-  await Promise.all([synced(ann), synced(bob)])
-  type(bob, 'hello')
-  await showing('hello', [ann, bob])
+  const [ann, bob] = await editCrosses(t, s1, s2)
   ann.destroy()
   bob.destroy()
   await cluster.unloaded('doc')

@@ -166,3 +166,14 @@ export async function rawSocket(url, options = {}) {
   await until(() => socket.readyState === WebSocket.OPEN || socket.closed, { what: 'the raw socket opens' })
   return socket
 }
+
+/** Two servers work: what a client of one types into "doc" arrives at a client of the other. Returns the two. */
+export async function editCrosses(t, s1, s2) {
+  const ann = connect({ url: s1.url, name: 'doc' })
+  const bob = connect({ url: s2.url, name: 'doc' })
+  t.after(() => [ann, bob].forEach((provider) => provider.destroy()))
+  await Promise.all([synced(ann), synced(bob)])
+  type(bob, 'hello')
+  await showing('hello', [ann, bob])
+  return [ann, bob]
+}
