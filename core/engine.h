@@ -166,8 +166,10 @@ struct aff__peer {
     size_t queue_at; /* from it on: unsent */
     aff__buf sizes;  /* uint32_t: the lengths of the batches that are not acknowledged */
     uint64_t out_seq, out_bytes, out_limit, acked_seq;
-    uint64_t spoken_at; /* when the last batch was sent */
-    uint64_t resent_at; /* when batches were last sent again */
+    uint64_t client_bytes; /* of out_bytes: the end of the last frame of a client; 0: no beat has to
+                              hurry */
+    uint64_t spoken_at;    /* when the last batch was sent */
+    uint64_t resent_at;    /* when batches were last sent again */
     /* When something was last acknowledged (or the peer said that it will be later), or sent while
      * nothing was to be acknowledged. */
     uint64_t progress_at;

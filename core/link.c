@@ -28,9 +28,10 @@ enum {
     BATCH_MAX = 256 << 10,
     FRAGMENT_MAX = 128 << 10,
     WINDOW_MIN = 2 * BATCH_MAX, /* credit below one batch would stop a link for ever */
-    ACK_SOON_MS = 200,          /* what its sender would have to repeat to the next owner */
-    ACK_LATER_MS = 800,         /* all else; before the sender asks for it (BEAT_UNACKED_MS) */
-    BEAT_UNACKED_MS = 1000,
+    ACK_SOON_MS = 200,          /* what clients say, see is_of_client(); it is asked about after: */
+    BEAT_SOON_MS = 400, /* its PUBLISH may be the only one, and have counted a dying listener */
+    ACK_LATER_MS = 800, /* all else, and after: */
+    BEAT_LATER_MS = 1000,
     REPAIR_EVERY_MS = 100, /* asking and sending again, at most this often */
     CHECK_EVERY_MS = 100,  /* whether a silent peer is a member still */
     FOREIGN_TOLD_EVERY_MS = 60000,
@@ -72,6 +73,7 @@ static void restart(aff__peer *peer, uint64_t session) {
     aff__buf_free(&peer->fragment);
     peer->acked_at = peer->queue_at = 0;
     peer->out_seq = peer->out_bytes = peer->acked_seq = 0;
+    peer->client_bytes = 0;
     peer->in_seq = peer->in_bytes = 0;
     peer->out_limit = peer->in_limit = WINDOW_MIN;
     peer->ack_wanted = peer->broken = peer->missing = false;
@@ -264,6 +266,11 @@ static size_t unsent(const aff__peer *peer) {
     return peer->queue.len - peer->queue_at;
 }
 
+/* Does an origin say it for a client? It would have to repeat it to the next owner. */
+static bool is_of_client(aff__frame_type type) {
+    return type >= AFF_FRAME_OPEN && type <= AFF_FRAME_ALIVE;
+}
+
 int aff__frame_send(aff_engine *e, aff__peer *peer) {
     aff_slice frame = aff__buf_slice(&e->scratch);
     if (frame.len > AFF_MESSAGE_MAX) return AFF_EFULL;
@@ -278,6 +285,9 @@ int aff__frame_send(aff_engine *e, aff__peer *peer) {
         enqueue_fragments(e, peer, frame);
     } else {
         enqueue(peer, frame);
+    }
+    if (is_of_client((aff__frame_type)e->scratch.data[0])) {
+        peer->client_bytes = peer->out_bytes + unsent(peer);
     }
     e->stats.frames_out++;
     mark_dirty(e, peer);
@@ -359,7 +369,13 @@ static void answer(aff_engine *e, aff__peer *peer) {
 }
 
 static void beat(aff_engine *e, aff__peer *peer) {
+    peer->client_bytes = 0; /* asked about; from here on there is no hurry */
     publish(e, peer, peer->out_seq, aff__none(), is_waiting(peer) ? FLAG_ANSWER : 0);
+}
+
+/* Is anything unacknowledged that a client has said, and not asked about yet? */
+static bool is_pressing(const aff__peer *peer) {
+    return peer->client_bytes > peer->out_bytes - (peer->queue_at - peer->acked_at);
 }
 
 /* As many whole frames as fit into one batch; at least one. */
@@ -591,6 +607,7 @@ static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame) {
     aff_slice id, address;
     if (!aff__get_u8(&frame, &type)) return false;
     e->stats.frames_in++;
+    if (is_of_client((aff__frame_type)type)) acknowledge_within(e, peer, ACK_SOON_MS);
     switch ((aff__frame_type)type) {
         case AFF_FRAME_HELLO:
             if (!aff__get_bytes(&frame, &id) || !is_server_id(id)) return false;
@@ -603,9 +620,7 @@ static bool dispatch(aff_engine *e, aff__peer *peer, aff_slice frame) {
         case AFF_FRAME_OFFER:
         case AFF_FRAME_DATA:
         case AFF_FRAME_CLOSE:
-        case AFF_FRAME_ALIVE:
-            acknowledge_within(e, peer, ACK_SOON_MS);
-            return aff__owner_frame(e, peer, (aff__frame_type)type, frame);
+        case AFF_FRAME_ALIVE: return aff__owner_frame(e, peer, (aff__frame_type)type, frame);
         case AFF_FRAME_ACCEPT:
         case AFF_FRAME_REFUSE:
         case AFF_FRAME_OUT:
@@ -759,8 +774,8 @@ static bool is_active(const aff__peer *peer) {
 static uint64_t beat_every(const aff_engine *e, const aff__peer *peer) {
     uint64_t lock = e->config.lock_ttl_ms / 3, proxy = e->config.proxy_socket_ttl_ms / 3;
     uint64_t every = lock < proxy ? lock : proxy;
-    if (is_waiting(peer) && every > BEAT_UNACKED_MS) return BEAT_UNACKED_MS;
-    return every;
+    uint64_t unacked = is_pressing(peer) ? BEAT_SOON_MS : BEAT_LATER_MS;
+    return is_waiting(peer) && every > unacked ? unacked : every;
 }
 
 /* Who has routes or events at a peer wants to know whether it lives. */

@@ -651,6 +651,22 @@ static void h14_evidence_from_long_ago_does_not_count(void **state) {
     cluster_free(c);
 }
 
+/* Its PUBLISH still counts the subscriber that is dying, and nothing else is said for long. */
+static void the_only_edit_falls_into_the_moment_of_the_death(void **state) {
+    (void)state;
+    cluster *c = three(NEW);
+    advance(c, 2000);
+    kill_server(c, A);
+    c->nobody_counts = true;
+    type(c, 1, "doc", 2);
+    settle(c);
+    c->nobody_counts = false;
+    advance(c, 1000);
+    assert_string_not_equal(owner_of(c, "doc"), "A");
+    expect_synced(c, "doc", 7);
+    cluster_free(c);
+}
+
 /* A Redis Cluster without sharded pub/sub: only the end of its membership tells. */
 static void h14_where_nobody_can_tell_who_listens_there_is_no_evidence(void **state) {
     (void)state;
@@ -1381,6 +1397,7 @@ int main(void) {
         cmocka_unit_test(an_owner_that_lapses_and_claims_again_is_noticed_by_nobody),
         cmocka_unit_test(h14_a_server_that_is_away_for_less_than_the_grace_keeps_its_documents),
         cmocka_unit_test(h14_evidence_from_long_ago_does_not_count),
+        cmocka_unit_test(the_only_edit_falls_into_the_moment_of_the_death),
         cmocka_unit_test(h14_where_nobody_can_tell_who_listens_there_is_no_evidence),
         cmocka_unit_test(h14_a_living_server_that_was_declared_dead_gives_everything_up),
         cmocka_unit_test(h14_after_an_outage_of_our_own_absence_proves_nothing),
