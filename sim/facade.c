@@ -394,14 +394,10 @@ static void answered(server *s, emitted *e) {
 
 static void count_run(server *s, emitted *e) {
     /* Twice at one life of a server means that a link has delivered it twice, unless a link had to
-     * start anew. */
-    aff_stats stats;
-    aff_get_stats(s->engine, &stats);
+     * start anew: what is answered over the old one may be lost, and is asked for again. */
     const server *from = &s->w->servers[e->server];
-    aff_stats theirs = {0};
-    if (from->engine) aff_get_stats(from->engine, &theirs);
     bool again = e->runs > 0 && e->ran_at == s->index && e->ran_life == s->life;
-    if (again && !stats.resets && !theirs.resets && !from->resets && from->life == e->life) {
+    if (again && from->life == e->life && links_anew(s->w) == e->links_anew) {
         sim_fail(s->w, "I33: %s runs an event of %s twice", s->name, from->name);
     }
     e->runs++;
@@ -449,6 +445,7 @@ void facade_emit(server *s, int name) {
                    .life = s->life,
                    .at = w->now,
                    .deadline = w->now + patience,
+                   .links_anew = links_anew(w),
                    .stood_us = s->stood_us};
     sim_trace(w, s->name, "emits event %u for %s", number, w->names[name].name);
     event_run *run = sim_alloc(w, sizeof(*run));

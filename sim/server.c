@@ -413,9 +413,17 @@ static void trace_action(server *s, const aff_action *a) {
     }
 }
 
+static void count_false_alarm(server *s, aff_slice gone) {
+    for (int i = 0; i < s->w->server_count; i++) {
+        const server *other = &s->w->servers[i];
+        if (other->engine && aff__equal(gone, aff__str(other->name))) s->false_alarms++;
+    }
+}
+
 static void perform(server *s, const aff_action *a) {
     sim *w = s->w;
     if (w->traces) trace_action(s, a);
+    if (a->type == AFF_ACT_NEWS && a->status == AFF_NEWS_SERVER_DOWN) count_false_alarm(s, a->name);
     switch (a->type) {
         case AFF_ACT_REDIS:
         case AFF_ACT_PUBLISH: send_command(s, a); return;

@@ -113,7 +113,8 @@ struct server {
     redis_link commands, listener;
     tcp_link links[TCP_MAX];
     bytes channel;
-    unsigned resets; /* of links, of all its lives so far */
+    unsigned resets;       /* of links, of all its lives so far */
+    unsigned false_alarms; /* servers that it took for gone, though one of that name lives */
     facade *facade;
 };
 
@@ -166,6 +167,7 @@ typedef struct {
     uint64_t at, deadline, stood_us; /* `stood_us`: of its server, then */
     int ran_at;
     unsigned ran_life;
+    unsigned links_anew; /* links_anew() when it was emitted */
     uint64_t token;
 } emitted;
 
@@ -307,7 +309,8 @@ void faults_heal(sim *w);
 /* ---- watch.c
  * ------------------------------------------------------------------------------------- */
 
-void watch_step(server *s); /* after each turn of an I/O thread */
+void watch_step(server *s);        /* after each turn of an I/O thread */
+unsigned links_anew(const sim *w); /* how often a link has started anew, of all servers */
 void watch_store(sim *w, int name, int by, uint64_t epoch, uint64_t confirmed_at);
 uint64_t watch_confirmed(const document_info *d, const server *s, uint64_t epoch);
 void watch_grant(sim *w, server *s, aff_slice key, aff_slice record);
