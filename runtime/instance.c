@@ -27,7 +27,10 @@ struct aff_instance {
     uint32_t failed_attempts; /* to connect to Redis, since the last success */
     uint32_t failed_links;    /* likewise, direct links to peers */
     bool has_started, refused, closing;
-    bool has_news; /* for the application, which has not been woken yet */
+    bool has_news;          /* for the application, which has not been woken yet */
+    uint64_t patient_until; /* with Redis, since the last command */
+    /* When the thread looks into the inbox at the latest, woken or not; 0: only when woken. */
+    atomic_uint_fast64_t looks_by;
     atomic_bool abort;
     atomic_uint_fast64_t valid_until;
     uv_mutex_t stats_mutex;
@@ -38,7 +41,10 @@ struct aff_instance {
     uint64_t forgery_told_at; /* 0: not yet */
 };
 
-enum { TELL_FORGERY_EVERY_MS = 60000 };
+enum {
+    TELL_FORGERY_EVERY_MS = 60000,
+    PATIENCE_MS = 2 /* Redis mostly answers much sooner */
+};
 
 uint64_t aff_now(void) {
     struct timespec t;
@@ -127,7 +133,10 @@ static void send_command(aff_instance *in, uint64_t request, int argc, const aff
     }
     int status =
         in->commands ? aff_redis_command(in->commands, request, argc, argv, lens) : AFF_ENOTCONN;
-    if (status == 0) return;
+    if (status == 0) {
+        in->patient_until = aff_now() + PATIENCE_MS;
+        return;
+    }
     if (status == AFF_ENOMEM) {
         atomic_store(&in->abort, true);
         return;
@@ -497,8 +506,7 @@ static void on_record(aff_instance *in, const aff_record *r) {
     free(sockets);
 }
 
-static void on_wakeup(uv_async_t *handle) {
-    aff_instance *in = handle->data;
+static void read_inbox(aff_instance *in) {
     aff_block block = aff_queue_take(&in->inbox);
     aff_record record;
     for (size_t at = 0; aff_record_read(&block, &at, &record);) on_record(in, &record);
@@ -507,12 +515,19 @@ static void on_wakeup(uv_async_t *handle) {
 
 /* ---- The loop ----------------------------------------------------------------------------- */
 
+/* The end of the turn reads the inbox. */
+static void on_wakeup(uv_async_t *handle) {
+    (void)handle;
+}
+
 static void on_timer(uv_timer_t *handle) {
     step(handle->data, &(aff_event){.type = AFF_EV_TICK});
 }
 
 static void set_timer(aff_instance *in) {
     uint64_t at = aff_deadline(in->engine), now = aff_now();
+    uint64_t look = atomic_load(&in->looks_by);
+    if (look && look < at) at = look;
     if (at == UINT64_MAX) {
         uv_timer_stop(&in->timer);
         return;
@@ -544,12 +559,25 @@ static void save_stats(aff_instance *in) {
     uv_mutex_unlock(&in->stats_mutex);
 }
 
+/*
+ * An answer that is due wakes the thread anyway, and frames for a peer gather until then (link.c):
+ * so the application need not wake it for more of them.
+ */
+static void expect_answer(aff_instance *in) {
+    bool is_due = in->commands && aff_redis_is_waiting(in->commands);
+    bool is_coming = is_due && aff_now() < in->patient_until;
+    atomic_store(&in->looks_by, is_coming ? in->patient_until : 0);
+}
+
 static void turn(aff_instance *in) {
-    if (atomic_load(&in->abort) && !in->closing) {
+    if (in->closing) return;
+    atomic_store(&in->looks_by, 0); /* what comes after the inbox was read wakes the thread */
+    read_inbox(in);
+    if (atomic_load(&in->abort)) {
         tell(in, AFF_ACT_FAILED, AFF_ENOMEM, 0, "the engine has stopped: out of memory");
         stop(in);
+        return;
     }
-    if (in->closing) return;
     step(in, &(aff_event){.type = AFF_EV_FLUSH});
     const aff_action *action;
     while (!in->closing && (action = aff_next_action(in->engine))) perform(in, action);
@@ -558,6 +586,7 @@ static void turn(aff_instance *in) {
     if (in->direct) aff_direct_flush(in->direct);
     atomic_store(&in->valid_until, aff_valid_until(in->engine));
     save_stats(in);
+    expect_answer(in);
     set_timer(in);
 }
 
@@ -726,7 +755,7 @@ int aff_instance_open(const aff_instance_config *config, aff_instance **out, cha
 
 int aff_instance_hand(aff_instance *in, const void *records, size_t len) {
     int status = aff_queue_append(&in->inbox, records, len);
-    uv_async_send(&in->wakeup);
+    if (aff_now() >= atomic_load(&in->looks_by)) uv_async_send(&in->wakeup);
     return status;
 }
 

@@ -78,7 +78,8 @@ int aff_instance_open(const aff_instance_config *config, aff_instance **out, cha
 /*
  * Tells it something, in whole records (queue.h), and wakes it: a system call, which all that a
  * turn of the application's loop has to tell should share. None: it is woken alone, to hear of what
- * was consumed. Any thread. Errors: AFF_EFULL, AFF_ENOMEM, which changed nothing.
+ * was consumed. Where it will soon wake anyway (an answer of Redis is due) it is not woken, and
+ * reads within 2 ms. Any thread. Errors: AFF_EFULL, AFF_ENOMEM, which changed nothing.
  */
 int aff_instance_hand(aff_instance *instance, const void *records, size_t len);
 

@@ -718,6 +718,10 @@ bool aff_redis_is_up(const aff_redis *r) {
     return r->state == UP;
 }
 
+bool aff_redis_is_waiting(const aff_redis *r) {
+    return r->due_count > 0;
+}
+
 size_t aff_redis_pending_bytes(const aff_redis *r) {
     return r->stream != NULL ? aff_stream_pending(r->stream) : 0;
 }

@@ -165,6 +165,9 @@ int aff_redis_unsubscribe(aff_redis *r, const char *channel, size_t channel_len)
 /* Whether commands may be sent. */
 bool aff_redis_is_up(const aff_redis *r);
 
+/* Whether an answer is due: to a command, or to what the connection has asked by itself. */
+bool aff_redis_is_waiting(const aff_redis *r);
+
 /* Bytes accepted but not yet taken by the socket. */
 size_t aff_redis_pending_bytes(const aff_redis *r);
 
