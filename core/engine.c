@@ -299,8 +299,7 @@ static void on_tick(aff_engine *e) {
     if (e->now >= e->scan_at) {
         e->scan_at = e->now + e->config.alive_every_ms;
         aff__sockets_scan(e);
-        aff__docs_resume(e); /* what Redis refused (loading, read-only) is asked again */
-        aff__docs_refresh(e);
+        aff__docs_scan(e);
     }
 }
 

@@ -84,17 +84,18 @@ typedef enum {
 struct aff__doc {
     aff__item item; /* by name; the name stands behind the structure */
     aff__doc_state state;
+    uint32_t lookups; /* routes in LOOKUP */
     uint64_t epoch;
     aff__buf record;  /* OWNED, RELEASING: ours, as it is in Redis; CHECKING: the holder's */
     aff__peer *owner; /* REMOTE */
     uint32_t uses[AFF_USE_COUNT];
-    bool kept;        /* the app counts on the lease: owned before the boot changed */
-    bool peeked;      /* CLAIMING: only to look */
-    bool answering;   /* those who wait are being answered: settled when that is done */
-    bool refreshing;  /* Redis has been asked to keep our record for longer */
-    uint32_t lookups; /* routes in LOOKUP */
-    uint64_t asked;   /* CLAIMING: the request to Redis */
-    uint64_t left;    /* RELEASING: the request of AFF_EV_LEAVE; else 0 */
+    bool kept : 1;       /* the app counts on the lease: owned before the boot changed */
+    bool peeked : 1;     /* CLAIMING: only to look */
+    bool doubted : 1;    /* the server that Redis has named does not own it, under `epoch` */
+    bool answering : 1;  /* those who wait are being answered: settled when that is done */
+    bool refreshing : 1; /* Redis has been asked to keep our record for longer */
+    uint64_t asked;      /* CLAIMING: the request to Redis */
+    uint64_t left;       /* RELEASING: the request of AFF_EV_LEAVE; else 0 */
     uint64_t refresh_at;
     uint64_t absent_at; /* when its holder's membership was found missing first; 0: not */
     aff__list waiters;  /* aff__waiter: claims and events that want the lease or its owner */
@@ -453,7 +454,7 @@ void aff__docs_resume_at(aff_engine *e, uint64_t when);
 void aff__docs_resume(aff_engine *e);  /* a member again */
 void aff__docs_reclaim(aff_engine *e); /* under a new boot */
 void aff__docs_release(aff_engine *e); /* shutting down */
-void aff__docs_refresh(aff_engine *e);
+void aff__docs_scan(aff_engine *e);    /* from time to time */
 void aff__claim_timeout(aff_engine *e);
 void aff__doc_confirm(aff_engine *e, uint64_t request, aff_slice name);
 void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name, bool at_once);

@@ -196,7 +196,9 @@ bool aff__doc_settle(aff_engine *e, aff__doc *doc) {
 void aff__doc_doubt(aff_engine *e, aff_slice name, aff__peer *peer) {
     peer->boot[0] = '\0'; /* the record may be of a former one */
     aff__doc *doc = aff__doc_find(e, name);
-    if (doc && doc->state == AFF_DOC_REMOTE && doc->owner == peer) to(e, doc, AFF_DOC_FREE);
+    if (!doc || doc->state != AFF_DOC_REMOTE || doc->owner != peer) return;
+    doc->doubted = true;
+    to(e, doc, AFF_DOC_FREE);
 }
 
 /* A record can outlive its release, or the claim that nobody waited for: Redis was away. While this
@@ -495,7 +497,15 @@ static void won(aff_engine *e, aff__doc *doc, aff_slice record, const record_fie
 }
 
 static void remote(aff_engine *e, aff__doc *doc, aff__peer *peer, const record_fields *fields) {
+    bool is_same = doc->doubted && fields->epoch == doc->epoch;
     doc->absent_at = 0;
+    doc->doubted = false;
+    if (is_same) { /* Redis and the server disagree: whatever is under way there, it needs time */
+        to(e, doc, AFF_DOC_FREE);
+        place_parked(e, doc);
+        aff__docs_resume_at(e, e->now + LOOK_AGAIN_MS);
+        return;
+    }
     to(e, doc, AFF_DOC_REMOTE);
     doc->owner = peer;
     doc->epoch = fields->epoch;
@@ -653,7 +663,11 @@ void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply)
     if (!doc) return; /* aff__doc_disown() */
     if (ask->kind == AFF_ASK_REFRESH) {
         doc->refreshing = false;
-        if (reply->status == 0) on_refresh_answer(e, doc, reply);
+        if (reply->status == 0) {
+            on_refresh_answer(e, doc, reply);
+        } else {
+            doc->refresh_at = e->now; /* again with the next scan */
+        }
         aff__doc_settle(e, doc);
         return;
     }
@@ -692,6 +706,26 @@ static void each_doc(aff_engine *e, void (*visit)(aff_engine *, aff__doc *)) {
     aff__release(&e->heap, docs);
 }
 
+static void refresh(aff_engine *e, aff__doc *doc) {
+    if (doc->state != AFF_DOC_OWNED || e->now < doc->refresh_at) return;
+    char ttl[24];
+    snprintf(ttl, sizeof(ttl), "%llu", (unsigned long long)RECORD_TTL_MS);
+    aff_slice argv[] = {lease_key(e, doc), aff__buf_slice(&doc->record), aff__str(ttl)};
+    doc->refresh_at = e->now + RECORD_TTL_MS / 2;
+    doc->refreshing = true;
+    aff__ask_redis(e, AFF_ASK_REFRESH, doc, NULL, AFF_SCRIPT_REFRESH, 3, argv);
+}
+
+/* What Redis has refused (loading, read-only) is asked again. */
+static void look_after(aff_engine *e, aff__doc *doc) {
+    if (aff__is_member(e)) refresh(e, doc);
+    aff__doc_settle(e, doc);
+}
+
+void aff__docs_scan(aff_engine *e) {
+    each_doc(e, look_after);
+}
+
 static void resume(aff_engine *e, aff__doc *doc) {
     aff__doc_settle(e, doc);
 }
@@ -723,20 +757,6 @@ static void release_now(aff_engine *e, aff__doc *doc) {
 
 void aff__docs_release(aff_engine *e) {
     each_doc(e, release_now);
-}
-
-static void refresh(aff_engine *e, aff__doc *doc) {
-    if (doc->state != AFF_DOC_OWNED || e->now < doc->refresh_at) return;
-    char ttl[24];
-    snprintf(ttl, sizeof(ttl), "%llu", (unsigned long long)RECORD_TTL_MS);
-    aff_slice argv[] = {lease_key(e, doc), aff__buf_slice(&doc->record), aff__str(ttl)};
-    doc->refresh_at = e->now + RECORD_TTL_MS / 2;
-    doc->refreshing = true;
-    aff__ask_redis(e, AFF_ASK_REFRESH, doc, NULL, AFF_SCRIPT_REFRESH, 3, argv);
-}
-
-void aff__docs_refresh(aff_engine *e) {
-    if (aff__is_member(e)) each_doc(e, refresh);
 }
 
 void aff__claim_timeout(aff_engine *e) {

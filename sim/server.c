@@ -239,9 +239,9 @@ static void at_redis(sim *w, void *arg, uint64_t number) {
 static void send_command(server *s, const aff_action *act) {
     sim *w = s->w;
     redis_link *link = &s->commands;
-    if (!link->up || link->asked_count == 512) {
-        to_engine(
-            s, &(aff_event){.type = AFF_EV_REPLY, .request = act->request, .status = AFF_ENOTCONN});
+    if (!link->up || link->asked_count == ASKED_MAX) {
+        int status = link->up ? AFF_EREDIS : AFF_ENOTCONN; /* as runtime/instance.c has it */
+        to_engine(s, &(aff_event){.type = AFF_EV_REPLY, .request = act->request, .status = status});
         return;
     }
     command *c = sim_alloc(w, sizeof(*c));

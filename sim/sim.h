@@ -32,6 +32,7 @@ enum {
     TCP_MAX = 16
 };
 enum { MS = 1000, SECOND = 1000 * MS };
+enum { ASKED_MAX = 512 };
 
 typedef struct sim sim;
 typedef struct server server;
@@ -77,7 +78,7 @@ typedef struct {
     bool known_to_redis; /* Redis has not noticed that it broke: a subscriber still counts */
     unsigned generation; /* what an earlier one had under way is lost */
     pipe_order out, in;
-    uint64_t asked[512]; /* requests without an answer */
+    uint64_t asked[ASKED_MAX]; /* requests without an answer */
     unsigned asked_count;
 } redis_link;
 

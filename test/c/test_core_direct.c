@@ -104,6 +104,26 @@ static void a_server_that_has_no_link_is_not_dialled(void **state) {
     cluster_free(c);
 }
 
+/* Redis says that it is A's; A knows nothing of that, and can't tell Redis so. */
+static void who_refuses_what_redis_says_it_owns_is_asked_now_and_then(void **state) {
+    (void)state;
+    cluster *c = typed_over_links();
+    char record[64];
+    snprintf(record, sizeof(record), "1800000000000000 %s A", aff_boot(c->servers[A].engine));
+    redis_set(c, aff__str("rsaLock:other"), aff__str(record), 86400000);
+    c->servers[A].mute = true;
+    join(c, 2, B, "other", "4.8.0");
+    advance(c, 1000);
+    assert_in_range(stats_of(c, A).refused, 20, 40);
+    c->servers[A].mute = false;
+    advance(c, 2000);
+    assert_string_equal(owner_of(c, "other"), "B");
+    type(c, 2, "other", 5);
+    advance(c, 1000);
+    assert_int_equal(provider_of(c, 2, "other")->unsynced, 0);
+    cluster_free(c);
+}
+
 static void a_direct_link_that_breaks_loses_nothing(void **state) {
     (void)state;
     cluster *c = typed_over_links();
@@ -270,6 +290,7 @@ int main(void) {
         cmocka_unit_test(what_redis_carries_is_not_overtaken),
         cmocka_unit_test(without_a_direct_link_everything_goes_through_redis),
         cmocka_unit_test(a_server_that_has_no_link_is_not_dialled),
+        cmocka_unit_test(who_refuses_what_redis_says_it_owns_is_asked_now_and_then),
         cmocka_unit_test(a_direct_link_that_breaks_loses_nothing),
         cmocka_unit_test(a_direct_link_that_carries_nothing_is_given_up_after_a_second),
         cmocka_unit_test(what_can_be_dialled_and_carries_nothing_is_tried_ever_less_often),
