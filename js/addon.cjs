@@ -43,4 +43,7 @@ function load() {
   )
 }
 
-module.exports = { load, platform }
+/** Of this package. */
+const { version } = require(path.join(root, 'package.json'))
+
+module.exports = { load, platform, version }

@@ -2,3 +2,5 @@
 export function platform(): string
 /** What binding/binding.c exports. Throws if there is no binary that loads. */
 export function load(): unknown
+/** Of this package. */
+export const version: string

@@ -41,10 +41,16 @@ struct aff_instance {
     uint64_t forgery_told_at; /* 0: not yet */
 };
 
+/* The mark of a request that is not the engine's. Such numbers cross as f64, so below 2^53. */
+static const uint64_t BY_APPLICATION = 1ull << 52;
+
 enum {
+    VALUES_MAX = 4, /* of an answer to the engine */
     TELL_FORGERY_EVERY_MS = 60000,
     PATIENCE_MS = 2 /* Redis mostly answers much sooner */
 };
+
+static const char control_mark[8] = {'\0', 'a', 'f', 'f', 'c', 't', 'l', 1};
 
 uint64_t aff_now(void) {
     struct timespec t;
@@ -104,6 +110,32 @@ static void step(aff_instance *in, const aff_event *event) {
     if (aff_step(in->engine, aff_now(), event) == AFF_ENOMEM) atomic_store(&in->abort, true);
 }
 
+/* What Redis says to something that the application has asked; `data`: values, or an error. */
+static void answer_application(aff_instance *in, uint64_t request, int status, aff_slice data) {
+    deliver(in,
+            &(aff_record){.kind = AFF_RECORD_ANSWER,
+                          .request = request & ~BY_APPLICATION,
+                          .status = status,
+                          .data = data},
+            0);
+}
+
+static void on_answer(aff_instance *in, const aff_event *reply) {
+    if (!(reply->request & BY_APPLICATION)) {
+        step(in, reply);
+        return;
+    }
+    aff_slice data = reply->data;
+    if (reply->status != 0) {
+        answer_application(in, reply->request, reply->status, data);
+    } else if (aff_foreign_put_values(reply->value_count, reply->values, &data) == 0) {
+        answer_application(in, reply->request, 0, data);
+        free((void *)data.data);
+    } else {
+        atomic_store(&in->abort, true);
+    }
+}
+
 static aff_slice text(const char *s) {
     return (aff_slice){(const uint8_t *)s, strlen(s)};
 }
@@ -147,7 +179,7 @@ static void send_command(aff_instance *in, uint64_t request, int argc, const aff
         event.status = AFF_EREDIS;
         event.data = text("too much waits to be sent");
     }
-    step(in, &event);
+    on_answer(in, &event);
 }
 
 static void run_script(aff_instance *in, const aff_action *a) {
@@ -293,21 +325,30 @@ static aff_value to_value(const redisReply *r) {
 }
 
 static void on_reply(void *arg, uint64_t tag, const redisReply *reply) {
-    aff_value values[4];
-    aff_event event = {.type = AFF_EV_REPLY, .request = tag, .values = values};
+    aff_instance *in = arg;
+    aff_value few[VALUES_MAX], *values = few;
+    aff_event event = {.type = AFF_EV_REPLY, .request = tag};
     if (!reply) {
         event.status = AFF_ENOTCONN;
     } else if (reply->type == REDIS_REPLY_ERROR) {
         event.status = AFF_EREDIS;
         event.data = (aff_slice){(const uint8_t *)reply->str, reply->len};
     } else if (reply->type == REDIS_REPLY_ARRAY) {
-        for (size_t i = 0; i < reply->elements && i < 4; i++) {
+        bool is_long = reply->elements > VALUES_MAX && (tag & BY_APPLICATION);
+        if (is_long) values = malloc(reply->elements * sizeof(*values));
+        if (!values) {
+            atomic_store(&in->abort, true);
+            return;
+        }
+        for (size_t i = 0; i < reply->elements && (is_long || i < VALUES_MAX); i++) {
             values[event.value_count++] = to_value(reply->element[i]);
         }
     } else {
         values[event.value_count++] = to_value(reply);
     }
-    step(arg, &event);
+    event.values = values;
+    on_answer(in, &event);
+    if (values != few) free(values);
 }
 
 /* Whoever can publish can make this happen as often as they like: it is told once in a while. */
@@ -340,12 +381,31 @@ static bool unseal(aff_instance *in, aff_slice channel, aff_slice *message) {
     }
 }
 
+/*
+ * A message of an application for another one, which comes the way that batches do; `channel` is
+ * where its sender listens (docs/PROTOCOL.md, Control).
+ */
+static bool is_control(aff_slice message, aff_slice *channel, aff_slice *body) {
+    uint16_t len;
+    size_t head = sizeof(control_mark) + sizeof(len);
+    if (message.len < head || memcmp(message.data, control_mark, sizeof(control_mark)) != 0)
+        return false;
+    memcpy(&len, message.data + sizeof(control_mark), sizeof(len));
+    if (message.len - head < len) return false;
+    *channel = (aff_slice){message.data + head, len};
+    *body = (aff_slice){message.data + head + len, message.len - head - len};
+    return true;
+}
+
 static void on_message(void *arg, const char *channel, size_t channel_len, const char *data,
                        size_t len) {
     aff_instance *in = arg;
     aff_slice batch = {(const uint8_t *)data, len};
     if (!unseal(in, (aff_slice){(const uint8_t *)channel, channel_len}, &batch)) return;
-    if (in->config.pack) {
+    aff_slice sender, body;
+    if (is_control(batch, &sender, &body)) {
+        deliver(in, &(aff_record){.kind = AFF_RECORD_CONTROL, .name = sender, .data = body}, 0);
+    } else if (in->config.pack) {
         deliver(in, &(aff_record){.kind = AFF_RECORD_UNPACK, .data = batch}, 0);
     } else {
         step(in, &(aff_event){.type = AFF_EV_MESSAGE, .data = batch});
@@ -390,11 +450,15 @@ static const aff_redis_callbacks listener_callbacks = {.down = on_listener_down,
 /* ---- From Redis, by way of the application -------------------------------------------------- */
 
 static void on_foreign_reply(aff_instance *in, const aff_record *r) {
-    aff_value values[4];
+    if (r->request & BY_APPLICATION) { /* there and back in one form */
+        answer_application(in, r->request, r->status, r->data);
+        return;
+    }
+    aff_value values[VALUES_MAX];
     aff_event event = {
         .type = AFF_EV_REPLY, .request = r->request, .status = r->status, .data = r->data};
     if (event.status == 0) {
-        int count = aff_foreign_get(r->data, values, 4);
+        int count = aff_foreign_get(r->data, values, VALUES_MAX);
         if (count < 0) {
             event.status = AFF_EREDIS;
             event.data = text("an answer could not be read");
@@ -472,10 +536,46 @@ static const aff_direct_callbacks direct_callbacks = {.up = on_direct_up,
 
 /* ---- From the application ----------------------------------------------------------------- */
 
-static void on_record(aff_instance *in, const aff_record *r) {
-    if (r->kind == AFF_RECORD_PACKED) {
-        publish(in, r->request, r->name, r->data);
+static void ask_redis(aff_instance *in, const aff_record *r) {
+    aff_slice args[AFF_ARGV_MAX];
+    int argc = aff_foreign_get_args(r->data, args, AFF_ARGV_MAX);
+    if (argc > 0) {
+        send_command(in, r->request | BY_APPLICATION, argc, args);
+    } else {
+        answer_application(in, r->request, AFF_EINVAL, text("too many arguments, or none"));
+    }
+}
+
+static void send_control(aff_instance *in, const aff_record *r) {
+    if (!in->channel) {
+        answer_application(in, r->request, AFF_ENOTCONN, text(""));
         return;
+    }
+    uint16_t len = (uint16_t)in->channel_len;
+    size_t total = sizeof(control_mark) + sizeof(len) + len + r->data.len;
+    uint8_t *message = malloc(total), *at = message;
+    if (!message) {
+        atomic_store(&in->abort, true);
+        return;
+    }
+    const aff_slice parts[] = {{(const uint8_t *)control_mark, sizeof(control_mark)},
+                               {(const uint8_t *)&len, sizeof(len)},
+                               {(const uint8_t *)in->channel, len},
+                               r->data};
+    for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++) {
+        if (parts[i].len) memcpy(at, parts[i].data, parts[i].len);
+        at += parts[i].len;
+    }
+    publish(in, r->request | BY_APPLICATION, r->name, (aff_slice){message, total});
+    free(message);
+}
+
+static void on_record(aff_instance *in, const aff_record *r) {
+    switch (r->kind) {
+        case AFF_RECORD_PACKED: publish(in, r->request, r->name, r->data); return;
+        case AFF_RECORD_ASK: ask_redis(in, r); return;
+        case AFF_RECORD_CONTROL: send_control(in, r); return;
+        default: break;
     }
     if (in->config.foreign && r->kind >= AFF_RECORD_REDIS_UP && on_foreign(in, r)) return;
     aff_event event = {

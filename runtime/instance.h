@@ -20,6 +20,14 @@ enum {
     AFF_RECORD_UNPACK,
     AFF_RECORD_PACKED,   /* to it */
     AFF_RECORD_UNPACKED, /* to it */
+    /* The application asks Redis, by way of the instance. */
+    AFF_RECORD_ASK, /* to it: `request`, `data`: the arguments (foreign.h), at most AFF_ARGV_MAX */
+    AFF_RECORD_ANSWER, /* from it: `request`, `status`, `data`: the values (arrays: one level), or
+                          what went wrong */
+    /* What applications say to each other, as whole messages that may be lost: from it, `name` is
+     * the channel of the sender, to it that of the receiver, which AFF_RECORD_ANSWER follows with
+     * how many have got it. */
+    AFF_RECORD_CONTROL,
     /* From it, only where `foreign` is set: Redis by way of the application (foreign.h). `socket`
      * is that of the last UP or DOWN heard: with another one a command is answered AFF_ENOTCONN. */
     AFF_RECORD_REDIS_COMMAND, /* `request`, `socket`, `data`: the arguments */

@@ -13,8 +13,11 @@ import type {
   onLoadDocumentPayload,
   onStoreDocumentPayload,
 } from '@hocuspocus/server' with { 'resolution-mode': 'import' }
+import { version } from '../addon.cjs'
 import { adapterOf } from './adapter.js'
 import { LazyConnection } from './connection.js'
+import { Control, type DocumentInfo, type DocumentList } from './control.js'
+import { Directory, type ServerInfo, type ServerState } from './directory.js'
 import { Documents } from './documents.js'
 import { Drain } from './drain.js'
 import { Engine, type EngineEvents, type News, type NewsKind, RemoteFailure } from './engine.js'
@@ -40,6 +43,7 @@ const RETRY_STORE_MS = 500
 /** What hand-overs that are under way may take at the end. */
 const FLUSH_MS = 1000
 const MAX_NAME = 65_535
+const MAX_LISTED = 10_000
 const MAX_PAYLOAD = 64 * 1024 * 1024
 
 /** A call of handleEvent: how has it ended, or would it if nothing more happened? */
@@ -64,6 +68,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #host!: SocketHost
   #documents!: Documents
   #handOvers!: HandOvers
+  #directory!: Directory
+  #control!: Control
   readonly #measures = new Measures()
   #failure: AffinityError | undefined
   #reloads = new Reloads(
@@ -159,6 +165,70 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
       membershipMs: this.#engine?.membershipMs ?? 0,
       engine,
     })
+  }
+
+  // ---- The cluster ------------------------------------------------------------------------------------
+
+  /**
+   * The servers of the cluster, this one included, by name; with those that have gone without a word in the last ten
+   * minutes. Each tells of itself every third of lockTTL.
+   *
+   * @throws AffinityError `AFF_EREDIS`, `AFF_ECLOSED`
+   */
+  async servers(): Promise<ServerInfo[]> {
+    this.#start()
+    return this.#directory.servers()
+  }
+
+  /**
+   * Documents that a server owns and has open, this one by default, those with most clients first.
+   *
+   * @param prefix only names that begin so
+   * @param limit at most so many, 1 to 10,000; `total` counts all
+   * @throws AffinityError `AFF_EINVAL` (no such server, or a limit beyond its range), `AFF_ETIMEOUT` (it does not
+   *   answer), `AFF_EREDIS`, `AFF_ECLOSED`
+   */
+  async documents(serverId = this.serverId, { prefix = '', limit = 1000 }: { prefix?: string; limit?: number } = {}): Promise<DocumentList> {
+    this.#start()
+    if (serverId === this.serverId) return this.#listDocuments(prefix, limit)
+    return this.#control.ask(serverId, 'documents', { prefix, limit })
+  }
+
+  #listDocuments(prefix: unknown, limit: unknown): DocumentList {
+    if (typeof prefix !== 'string') throw new AffinityError('AFF_EINVAL', 'prefix: must be a string')
+    if (!Number.isInteger(limit) || (limit as number) < 1 || (limit as number) > MAX_LISTED) {
+      throw new AffinityError('AFF_EINVAL', `limit: must be an integer from 1 to ${MAX_LISTED}`)
+    }
+    const documents: DocumentInfo[] = []
+    for (const document of this.#instance?.documents.values() ?? []) {
+      const epoch = this.#documents.epochOf(document.name)
+      if (epoch === undefined || !document.name.startsWith(prefix)) continue
+      const from: Record<string, number> = {}
+      for (const { webSocket } of document.getConnections()) {
+        const origin = (webSocket as unknown) instanceof ProxySocket ? (webSocket as unknown as ProxySocket).origin : this.serverId
+        from[origin] = (from[origin] ?? 0) + 1
+      }
+      const clients = Object.values(from).reduce((sum, count) => sum + count, 0)
+      documents.push({ name: document.name, epoch, clients, from })
+    }
+    documents.sort((a, b) => b.clients - a.clients || (a.name < b.name ? -1 : 1))
+    return { total: documents.length, documents: documents.slice(0, limit as number) }
+  }
+
+  /** Lists this server once it is a member. */
+  #tellOfItself(): void {
+    const self = new WeakRef(this)
+    const every = Math.max(100, this.#options.lockTTL / 3)
+    const begin = () => {
+      const affinity = self.deref()
+      if (affinity) affinity.#directory.begin(every, () => affinity.#serverState())
+    }
+    this.#engine!.joined.then(begin, () => {}) // a failure is told elsewhere
+  }
+
+  #serverState(): ServerState {
+    const { framesIn, framesOut, documentsOwned, proxies } = this.#engineMetrics()
+    return { draining: this.#drain !== undefined, documents: documentsOwned, sockets: this.#sockets.size, proxies, framesIn, framesOut }
   }
 
   // ---- Documents --------------------------------------------------------------------------------------
@@ -561,6 +631,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     clearInterval(this.#failClosedTimer)
     await this.#drained
     if (this.#engine && !this.#engine.isClosed) await within(FLUSH_MS, this.#handOvers.settled())
+    if (this.#engine?.isMember()) await within(FLUSH_MS, this.#directory.leave())
+    this.#control?.close()
     await this.#engine?.stop()
     for (const proxy of [...this.#proxies.values()]) proxy.closed(1001, 'server is going away')
     // Nothing serves them any more: their clients connect to another server.
@@ -582,6 +654,12 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     this.#host = { engine: this.#engine, connect: (client, socket) => this.#connectClient(client, socket) }
     this.#documents = new Documents(this.#engine)
     this.#handOvers = new HandOvers(this.#engine, this.#documents)
+    const { prefix } = this.#options
+    this.#directory = new Directory(this.#engine, prefix, { serverId: this.serverId, version })
+    this.#control = new Control(this.#engine, this.#directory, {
+      documents: ({ prefix = '', limit = 1000 }) => this.#listDocuments(prefix, limit),
+    })
+    this.#tellOfItself()
     if (this.#options.failClosed) this.#watchMembership()
     return this.#engine
   }
@@ -621,7 +699,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     closeSocket: (id, code, reason) => this.#sockets.get(id)?.close(code, reason),
     local: (id, data) => this.#sockets.get(id)?.local(data),
     route: (id, address, place, taken) => this.#sockets.get(id)?.placed(address, place, taken),
-    openProxy: (id, _origin, packed) => {
+    openProxy: (id, origin, packed) => {
       const connect = (socket: SocketForHocuspocus) => {
         const open = () => {
           const { request, context } = unpackValue(packed) as { request: SerializedHTTPRequest; context: unknown }
@@ -630,7 +708,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
         return new LazyConnection(socket, open, this.#options.log)
       }
       const isMute = () => this.#isEvicting
-      const proxy = new ProxySocket(id, this.#engine!, connect, isMute, () => this.#proxies.delete(id))
+      const proxy = new ProxySocket(id, origin, this.#engine!, connect, isMute, () => this.#proxies.delete(id))
       if (proxy.readyState === 1) this.#proxies.set(id, proxy)
     },
     proxyFrame: (id, data) => this.#proxies.get(id)?.receive(data),
@@ -647,6 +725,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
       if (kind === 'takeover') this.#storeOnceMore(news.documentName!)
       this.#emit(kind, news)
     },
+    control: (from, message) => this.#control.receive(from, message),
     isNeeded: () => this.#proxies.size > 0 || this.#documents.count > 0,
     runEvent: (token, name, documentName, packed) => {
       const run = async () => {

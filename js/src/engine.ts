@@ -7,6 +7,7 @@ import { native, type NativeHandle, type NativeMetrics, type NativeOptions } fro
 import type { Options, RSAMessage } from './options.js'
 import { bytesOf } from './payload.js'
 import { type Fields, HEADER, Records, handOneByOne } from './records.js'
+import { layOut, type RedisValue, valuesIn } from './values.js'
 import { Message } from './websocket.js'
 
 const k = native.constants
@@ -34,6 +35,8 @@ export interface EngineEvents {
   failed(error: AffinityError): void
   news(kind: NewsKind, news: News): void
   runEvent(token: number, name: string, documentName: string, payload: Uint8Array): void
+  /** A message of another server, or of an operator's tool, that listens to the channel `from`. */
+  control(from: string, message: Uint8Array): void
   /** Does somebody count on this server, although nobody may refer to its extension any more? */
   isNeeded(): boolean
 }
@@ -94,6 +97,7 @@ export class Engine {
   #requests = 0
   #claims = new Map<number, Pending<number>>()
   #events = new Map<number, Pending<EventOutcome>>()
+  #commands = new Map<number, Pending<RedisValue[]>>()
   #ready: Promise<void>
   #settleReady!: Pick<Pending<void>, 'resolve' | 'reject'>
   #stopped: Promise<void>
@@ -201,6 +205,11 @@ export class Engine {
     return timer.unref()
   }
 
+  /** As ready(), for who does not need it to live. */
+  get joined(): Promise<void> {
+    return this.#ready
+  }
+
   ready(): Promise<void> {
     if (this.#stopping) return this.#ready.then(() => Promise.reject(errorOf(-9, 'RedisServerAffinity')))
     this.#isAwaited = !this.#isReady
@@ -278,6 +287,7 @@ export class Engine {
       if (kind === k.SOCKET_OPEN || kind === SOCKET_FRAME) this.events.closeSocket(socket, RESET.code, RESET.reason)
       else if (kind === k.EMIT) this.#settleEvent(request, status, NOTHING)
       else if (kind >= k.REDIS_UP && kind <= k.REDIS_UNSUBSCRIBED) this.#foreign?.refused(kind === k.REDIS_REPLY ? request : undefined)
+      else if (kind === k.ASK || kind === k.CONTROL) this.#settleCommand(request, status, NOTHING)
       else if (kind === k.CLAIM || kind === k.CONFIRM || kind === k.LEAVE) this.#settleClaim(request, status, '')
     }
   }
@@ -400,6 +410,33 @@ export class Engine {
     this.#post(k.EVENT_RESULT, { request: token, status: ok ? 0 : -10 }, undefined, undefined, data)
   }
 
+  /** Asks Redis something rare. Arrays of an answer are flat; a value is nil (null), a number or bytes. */
+  command(...args: (string | Uint8Array)[]): Promise<RedisValue[]> {
+    return this.#ask(args[0] as string, k.ASK, '', layOut(args))
+  }
+
+  /** A message for whoever listens to that channel, about which nothing is certain. Resolves with how many have got it. */
+  async control(channel: string, message: Uint8Array): Promise<number> {
+    const [count] = await this.#ask('a message to another server', k.CONTROL, channel, message)
+    return typeof count === 'number' ? count : 1 // nobody can tell, in some Clusters
+  }
+
+  #ask(what: string, kind: number, name: string, data: Uint8Array): Promise<RedisValue[]> {
+    if (this.#stopping) return Promise.reject(errorOf(-9, what))
+    return new Promise((resolve, reject) => {
+      const request = ++this.#requests
+      this.#commands.set(request, { what, resolve, reject })
+      this.#post(kind, { request }, undefined, Buffer.from(name), data)
+    })
+  }
+
+  #settleCommand(request: number, status: number, data: Uint8Array): void {
+    const pending = this.#commands.get(request)
+    this.#commands.delete(request)
+    if (status === 0) pending?.resolve(valuesIn(data))
+    else pending?.reject(errorOf(status, data.length ? `${pending.what}: ${decode(data)}` : pending.what))
+  }
+
   /** Leaves the cluster: frees the leases, says goodbye to the peers, closes the connections to Redis. */
   async stop(): Promise<void> {
     if (!this.#stopping) {
@@ -474,6 +511,10 @@ export class Engine {
         return this.#settleEvent(request, 0, undefined)
       case k.ON_EVENT_DONE:
         return this.#settleEvent(request, status, data)
+      case k.ON_ANSWER:
+        return this.#settleCommand(request, status, data)
+      case k.ON_CONTROL:
+        return events.control(name, data.slice())
       case k.ON_REDIS_COMMAND:
         return this.#foreign?.command(request, socket, data)
       case k.ON_REDIS_PUBLISH:
@@ -566,9 +607,11 @@ export class Engine {
     this.#finished = true
     const closed = (what: string) => errorOf(-9, what)
     this.#settleReady.reject(closed('RedisServerAffinity'))
-    for (const pending of [...this.#claims.values(), ...this.#events.values()]) pending.reject(closed(pending.what))
+    const waiting = [...this.#claims.values(), ...this.#events.values(), ...this.#commands.values()]
+    for (const pending of waiting) pending.reject(closed(pending.what))
     this.#claims.clear()
     this.#events.clear()
+    this.#commands.clear()
     clearInterval(this.#heartbeat)
     this.#foreign?.close()
     this.#root()

@@ -1,7 +1,6 @@
 import type { Cluster, Redis } from 'ioredis'
 import {
   type Address,
-  argumentsOf,
   type Client,
   CONNECTION,
   corked,
@@ -12,10 +11,10 @@ import {
   nameOf,
   REFRESH_MS,
   Unfit,
-  valuesOf,
 } from './ioredis.js'
 import { native } from './native.js'
 import { Reconnecting } from './reconnecting.js'
+import { argumentsOf, valuesOf } from './values.js'
 
 /** What the engine is told; the records of runtime/instance.h. */
 export interface ForeignEvents {

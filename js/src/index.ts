@@ -1,4 +1,6 @@
 export { RedisServerAffinity } from './affinity.js'
+export type { DocumentInfo, DocumentList } from './control.js'
+export type { ServerInfo } from './directory.js'
 export { AffinityError } from './errors.js'
 export type { News, NewsKind } from './engine.js'
 export type { MetricsTarget, OpenTelemetryMeter, PrometheusRegistry } from './exporters.js'

@@ -107,32 +107,3 @@ export function corked(client: Client, send: () => void): void {
 
 /** Of a Cluster's node. */
 export const nameOf = ({ options }: Client) => `${options['host']}:${options['port']}`
-
-/** Of a command, as runtime/foreign.h lays them out. */
-export function argumentsOf(data: Uint8Array): Buffer[] {
-  const bytes = Buffer.from(data.buffer, data.byteOffset, data.length)
-  const args: Buffer[] = []
-  for (let at = 0; at < bytes.length; ) {
-    const end = at + 4 + bytes.readUInt32LE(at)
-    args.push(bytes.subarray(at + 4, end))
-    at = end
-  }
-  return args
-}
-
-function valueOf(value: unknown): Buffer {
-  if (typeof value === 'number') {
-    const bytes = Buffer.alloc(9, 1)
-    bytes.writeDoubleLE(value, 1)
-    return bytes
-  }
-  if (!(value instanceof Uint8Array)) return Buffer.alloc(1)
-  const head = Buffer.alloc(5, 2)
-  head.writeUInt32LE(value.length, 1)
-  return Buffer.concat([head, value])
-}
-
-/** An answer of Redis as runtime/foreign.h reads it. */
-export function valuesOf(reply: unknown): Uint8Array {
-  return Array.isArray(reply) ? Buffer.concat(reply.map(valueOf)) : valueOf(reply)
-}

@@ -15,6 +15,8 @@ export class ProxySocket implements SocketForHocuspocus {
 
   constructor(
     private readonly id: number,
+    /** The server that holds the client's socket. */
+    readonly origin: string,
     private readonly engine: Engine,
     connect: (socket: SocketForHocuspocus) => LazyConnection,
     private readonly isMute: () => boolean,

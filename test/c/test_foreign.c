@@ -292,6 +292,63 @@ static void values_are_read_within_their_bounds(void **state) {
     assert_int_equal(aff_foreign_get((aff_slice){bytes, 10}, values, 3), AFF_EPROTO);
 }
 
+static void commands_and_answers_come_through_as_they_were(void **state) {
+    (void)state;
+    const aff_slice args[] = {str("HSET"), str(""), str("a b"), {(const uint8_t *)"\0\1", 2}};
+    aff_slice data, got[4];
+    assert_int_equal(aff_foreign_put(4, args, &data), 0);
+    assert_int_equal(aff_foreign_get_args(data, got, 4), 4);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(got[i].len, args[i].len);
+        assert_memory_equal(got[i].data, args[i].data, args[i].len);
+    }
+    assert_int_equal(aff_foreign_get_args(data, got, 3), AFF_EPROTO); /* too many */
+    for (size_t len = data.len - 1; len > 11; len--) {
+        assert_int_equal(aff_foreign_get_args((aff_slice){data.data, len}, got, 4) == 4, false);
+    }
+    free((void *)data.data);
+    const aff_value values[] = {{.type = AFF_VALUE_INT, .integer = -5},
+                                {.type = AFF_VALUE_NIL},
+                                {.type = AFF_VALUE_STRING, .string = str("text")},
+                                {.type = AFF_VALUE_STRING}};
+    aff_value read[4];
+    assert_int_equal(aff_foreign_put_values(4, values, &data), 0);
+    assert_int_equal(aff_foreign_get(data, read, 4), 4);
+    assert_int_equal(read[0].integer, -5);
+    assert_int_equal(read[1].type, AFF_VALUE_NIL);
+    assert_true(is(read[2].string, "text"));
+    assert_int_equal(read[3].string.len, 0);
+    free((void *)data.data);
+}
+
+/* The application asks Redis by way of the instance: the answer is not the engine's. */
+static void the_application_can_ask_redis_too(void **state) {
+    (void)state;
+    open_instance("");
+    join();
+    const aff_slice args[] = {str("HVALS"), str("rsaServers")};
+    aff_slice data;
+    assert_int_equal(aff_foreign_put(2, args, &data), 0);
+    tell(&(aff_record){.kind = AFF_RECORD_ASK, .request = 7, .data = data});
+    free((void *)data.data);
+    aff_record asked = await(AFF_RECORD_REDIS_COMMAND), answered;
+    assert_int_equal(asked.data.len, 4 + 5 + 4 + 10);
+    uint64_t request = asked.request;
+    const aff_value one = {.type = AFF_VALUE_STRING, .string = str("{}")};
+    assert_int_equal(aff_foreign_put_values(1, &one, &data), 0);
+    tell(&(aff_record){.kind = AFF_RECORD_REDIS_REPLY, .request = request, .data = data});
+    answered = await(AFF_RECORD_ANSWER);
+    assert_int_equal(answered.request, 7);
+    assert_int_equal(answered.status, 0);
+    assert_int_equal(answered.data.len, data.len);
+    assert_memory_equal(answered.data.data, data.data, data.len);
+    free((void *)data.data);
+    tell(&(aff_record){.kind = AFF_RECORD_ASK, .request = 8, .data = str("abc")});
+    answered = await(AFF_RECORD_ANSWER);
+    assert_int_equal(answered.request, 8);
+    assert_int_equal(answered.status, AFF_EINVAL);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(it_joins_renews_and_leaves, tear_down),
@@ -302,6 +359,8 @@ int main(void) {
         cmocka_unit_test_teardown(a_refusal_at_the_start_is_final_and_later_a_warning, tear_down),
         cmocka_unit_test_teardown(messages_are_sealed_and_checked_here, tear_down),
         cmocka_unit_test(values_are_read_within_their_bounds),
+        cmocka_unit_test(commands_and_answers_come_through_as_they_were),
+        cmocka_unit_test_teardown(the_application_can_ask_redis_too, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

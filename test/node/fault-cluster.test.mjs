@@ -90,6 +90,19 @@ describe('A Redis Cluster', () => {
 
   const takesOver = (replica) => until(() => replica.client.call('CLUSTER', 'FAILOVER').then(() => true), { what: 'the replica is to take over' })
 
+  test('servers list each other and their documents', async (t) => {
+    const [a1, a2] = await start(t, 'list', ['ioredis', 'ioredis'])
+    const ann = await synced(connect({ url: a1.url, name: 'doc' }))
+    t.after(() => ann.destroy())
+    const listed = await until(async () => {
+      const servers = await a2.run(({ affinity }) => affinity.servers())
+      return servers.length === 2 && servers[0].documents === 1 ? servers : false
+    })
+    assert.deepEqual(listed.map(({ serverId, alive }) => [serverId, alive]), [['a1', true], ['a2', true]])
+    const { documents } = await a2.run(({ affinity }) => affinity.documents('a1'))
+    assert.deepEqual(documents.map(({ name, from }) => ({ name, from })), [{ name: 'doc', from: { a1: 1 } }])
+  })
+
   test('one owner; it is killed, replicas take over, primaries die, all while people type, and nothing is lost', async (t) => {
     // Two versions of ioredis in one cluster.
     const servers = await start(t, 'rsa', ['ioredis', 'ioredis-5', 'ioredis'])
@@ -139,7 +152,7 @@ describe('A Redis Cluster', () => {
 
   test('without sharded pub/sub there is no evidence of death, only the end of the membership', async (t) => {
     // What README says that the engine's user needs, without what is sharded.
-    const own = '+auth +client|setname +ping +eval +get +set +del +pexpire +time +publish +subscribe +unsubscribe +pubsub|numsub'.split(' ')
+    const own = '+auth +client|setname +ping +eval +get +set +del +pexpire +time +publish +subscribe +unsubscribe +pubsub|numsub +hset +hvals +hdel'.split(' ')
     const rules = ['>word', '-@all', '~classic*', '&classic*', ...own, '+info', '+cluster|slots', '+cluster|info']
     for (const { client } of redis.nodes) await client.call('ACL', 'SETUSER', 'classic', 'on', 'resetkeys', 'resetchannels', ...rules)
     const address = { ...redis.address, clusterOptions: { redisOptions: { username: 'classic', password: 'word' } } }

@@ -1,0 +1,126 @@
+import type { Directory } from './directory.js'
+import type { Engine } from './engine.js'
+import { AffinityError } from './errors.js'
+
+/** What one server, or an operator's tool, can ask another one; docs/PROTOCOL.md has the form. */
+export interface Questions {
+  documents: { ask: { prefix?: string; limit?: number }; answer: DocumentList }
+}
+
+/** A document at its owner. */
+export interface DocumentInfo {
+  name: string
+  /** The epoch of its lease. */
+  epoch: number
+  /** Clients that have it open, wherever they are connected. */
+  clients: number
+  /** How many of them are connected to which server, the owner included. */
+  from: Record<string, number>
+}
+
+export interface DocumentList {
+  /** How many there are; `documents` may be cut short. */
+  total: number
+  documents: DocumentInfo[]
+}
+
+type Kind = keyof Questions
+export type Answers = { [K in Kind]: (ask: Questions[K]['ask']) => Questions[K]['answer'] | Promise<Questions[K]['answer']> }
+
+/** Messages may be lost, as all that goes through pub/sub. */
+const ANSWER_WITHIN_MS = 3000
+
+interface Message {
+  id?: number
+  /** With a question. */
+  ask?: string
+  args?: unknown
+  /** With an answer: the `id` of the question. */
+  re?: number
+  answer?: unknown
+  error?: { code: string; message: string }
+}
+
+interface Waiting {
+  resolve(answer: unknown): void
+  reject(error: Error): void
+  timer: NodeJS.Timeout
+}
+
+/** Questions between servers, and of operators' tools. */
+export class Control {
+  #waiting = new Map<number, Waiting>()
+  #questions = 0
+
+  constructor(
+    private readonly engine: Engine,
+    private readonly directory: Directory,
+    private readonly answers: Answers,
+  ) {}
+
+  /**
+   * @throws AffinityError `AFF_ENOTOPEN` (no such server), `AFF_ETIMEOUT`, `AFF_EREDIS`, `AFF_ECLOSED`; what the
+   *   server has answered
+   */
+  async ask<K extends Kind>(serverId: string, kind: K, args: Questions[K]['ask']): Promise<Questions[K]['answer']> {
+    const channel = await this.directory.channelOf(serverId)
+    if (channel === undefined) throw new AffinityError('AFF_EINVAL', `server "${serverId}" is no member of the cluster`)
+    const id = ++this.#questions
+    const answer = new Promise<unknown>((resolve, reject) => {
+      const give_up = () => this.#settle(id, (waiting) => waiting.reject(new AffinityError('AFF_ETIMEOUT', `server "${serverId}" does not answer`)))
+      this.#waiting.set(id, { resolve, reject, timer: setTimeout(give_up, ANSWER_WITHIN_MS) })
+    })
+    await this.#send(channel, { id, ask: kind, args }).catch((error) => this.#settle(id, (waiting) => waiting.reject(error)))
+    return answer as Promise<Questions[K]['answer']>
+  }
+
+  /** A message has come. */
+  receive(from: string, bytes: Uint8Array): void {
+    let message: Message | null
+    try {
+      message = JSON.parse(Buffer.from(bytes).toString()) as Message | null
+    } catch {
+      return // anyone who may publish can send anything
+    }
+    if (typeof message?.re === 'number') this.#onAnswer(message)
+    else if (typeof message?.ask === 'string' && typeof message.id === 'number') void this.#onQuestion(from, message.id, message.ask, message.args)
+  }
+
+  close(): void {
+    for (const id of [...this.#waiting.keys()]) {
+      this.#settle(id, (waiting) => waiting.reject(new AffinityError('AFF_ECLOSED', 'RedisServerAffinity: the instance is closed')))
+    }
+  }
+
+  #settle(id: number, settle: (waiting: Waiting) => void): void {
+    const waiting = this.#waiting.get(id)
+    if (!waiting) return
+    this.#waiting.delete(id)
+    clearTimeout(waiting.timer)
+    settle(waiting)
+  }
+
+  #onAnswer({ re, answer, error }: Message): void {
+    this.#settle(re!, (waiting) => {
+      if (error) waiting.reject(new AffinityError(String(error.code), String(error.message)))
+      else waiting.resolve(answer)
+    })
+  }
+
+  async #onQuestion(to: string, id: number, kind: string, args: unknown): Promise<void> {
+    let reply: Message
+    try {
+      if (!Object.hasOwn(this.answers, kind)) throw new AffinityError('AFF_EINVAL', `unknown question "${kind}"`)
+      const answer = await this.answers[kind as Kind]((args ?? {}) as never)
+      reply = { re: id, answer }
+    } catch (error) {
+      const { code, message } = error as AffinityError
+      reply = { re: id, error: { code: code ?? 'AFF_EEVENT', message: message ?? String(error) } }
+    }
+    await this.#send(to, reply).catch(() => {}) // who has asked asks again
+  }
+
+  async #send(channel: string, message: Message): Promise<void> {
+    await this.engine.control(channel, Buffer.from(JSON.stringify(message)))
+  }
+}
