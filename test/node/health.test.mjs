@@ -84,9 +84,10 @@ describe('health', () => {
     const redis = await startRedis()
     t.after(() => redis.stop())
     const first = instance(redis, 's1').affinity
-    const second = instance(redis, 's1').affinity
-    t.after(() => Promise.all([first.onDestroy(), second.onDestroy()]))
+    t.after(() => first.onDestroy())
     await first.ready()
+    const second = instance(redis, 's1').affinity
+    t.after(() => second.onDestroy())
     await assert.rejects(second.ready(), { code: 'AFF_ETAKEN' })
     const { live, serving, ready, reason } = second.health()
     assert.deepEqual({ live, serving, ready }, { live: false, serving: false, ready: false })
