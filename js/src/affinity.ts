@@ -444,7 +444,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   /** `Server.listen()` resolves only once this server is a member. */
   async onListen(): Promise<void> {
-    await this.ready()
+    await this.#start().ready(true) // Hocuspocus prints what its hooks reject with
   }
 
   /** Claims the document, or rejects the load with an error that names the owner. */

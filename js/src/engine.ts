@@ -101,6 +101,7 @@ export class Engine {
   #stopping = false
   #finished = false
   #isAwaited = false
+  #isPrinted = false
   #isReady = false
   /** As they were at the end. */
   #lastMetrics: NativeMetrics | undefined
@@ -201,7 +202,9 @@ export class Engine {
     return timer.unref()
   }
 
-  ready(): Promise<void> {
+  /** @param isPrinted whoever waits prints why the start has failed */
+  ready(isPrinted = false): Promise<void> {
+    this.#isPrinted ||= isPrinted
     if (this.#stopping) return this.#ready.then(() => Promise.reject(errorOf(-9, 'RedisServerAffinity')))
     this.#isAwaited = !this.#isReady
     this.#root()
@@ -554,7 +557,7 @@ export class Engine {
   #onFailed(status: number, text: string): void {
     const [code] = native.errors[status] ?? ['AFF_EUNKNOWN']
     const error = new AffinityError(code, `RedisServerAffinity: ${text}`)
-    this.log.error(error.message, { topic: 'redis', error })
+    this.log.error(text, { topic: 'redis', error }, this.#isPrinted && !this.#isReady)
     this.#settleReady.reject(error)
     this.#finish()
     this.events.failed(error)
