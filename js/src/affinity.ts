@@ -157,6 +157,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
       isDraining: this.#drain !== undefined,
       failClosed: this.#options.failClosed,
       membershipMs: this.#engine?.membershipMs ?? 0,
+      whyAway: this.#engine?.whyAway,
       engine,
     })
   }

@@ -103,6 +103,8 @@ export class Engine {
   #isAwaited = false
   #isPrinted = false
   #isReady = false
+  /** As last told: while Redis is up, why it was. */
+  #whyAway: string | undefined
   /** As they were at the end. */
   #lastMetrics: NativeMetrics | undefined
   #heartbeat: NodeJS.Timeout
@@ -231,6 +233,11 @@ export class Engine {
   /** Has it been a member, and heard its peers? */
   get hasJoined(): boolean {
     return this.#isReady
+  }
+
+  /** Why Redis is away, if it is; undefined: not known yet. */
+  get whyAway(): string | undefined {
+    return this.#whyAway
   }
 
   /** For how long the membership is valid without a renewal. */
@@ -497,6 +504,7 @@ export class Engine {
       case k.ON_NEWS:
         return events.news(NEWS[status]!, { documentName: document || undefined, server: name || undefined, epoch: request || undefined })
       case k.ON_LOG:
+        if (view.getUint8(at + 5)) this.#whyAway = decode(data)
         return this.#onLog(status, TOPICS[code], decode(data), { document, peer: name, epoch: request })
       case k.ON_STOPPED:
         return this.#finish()
