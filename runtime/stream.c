@@ -77,6 +77,7 @@ struct aff_stream {
     /* Of a stream that connects. */
     char *host, *path; /* one of them */
     uint16_t port;
+    int family;
     uint32_t timeout_ms, first;
     uint64_t deadline_ms;
     aff_question *question; /* or NULL: the resolver is not asked */
@@ -565,7 +566,7 @@ static void start(aff_stream *s) {
         connect_next(s);
         return;
     }
-    int status = aff_ask(s->loop, s->host, s->port, on_answered, s, &s->question);
+    int status = aff_ask(s->loop, s->host, s->family, s->port, on_answered, s, &s->question);
     if (status < 0) {
         set_uv_reason(s, "resolve", status);
         go_down(s);
@@ -617,7 +618,8 @@ bool aff_stream_is_valid(const aff_stream_target *to) {
         return to->tls == NULL && to->path[0] != '\0' &&
                strlen(to->path) < sizeof((struct sockaddr_un *)0)->sun_path;
     return to->host != NULL && to->host[0] != '\0' && strlen(to->host) <= AFF_STREAM_HOST_MAX &&
-           to->port != 0;
+           to->port != 0 &&
+           (to->family == AF_UNSPEC || to->family == AF_INET || to->family == AF_INET6);
 }
 
 int aff_stream_connect(uv_loop_t *loop, const aff_stream_target *target,
@@ -634,6 +636,7 @@ int aff_stream_connect(uv_loop_t *loop, const aff_stream_target *target,
     else
         s->host = copy;
     s->port = target->port;
+    s->family = target->family;
     s->timeout_ms = target->timeout_ms;
     s->first = target->first;
     s->on = *callbacks;

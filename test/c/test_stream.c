@@ -319,8 +319,8 @@ __attribute__((visibility("default"))) int getaddrinfo(const char *restrict name
     struct addrinfo **end = result;
     for (size_t i = 0; i < LENGTH(list) && (i == 0 || list[i] != NULL); i++) {
         int status = real(list[i], service, hints, end);
-        if (status != 0) return status;
-        while (*end != NULL) end = &(*end)->ai_next; /* glibc frees a list node by node */
+        if (status != 0 && list[1] == NULL) return status; /* else it is of another family */
+        while (*end != NULL) end = &(*end)->ai_next;       /* glibc frees a list node by node */
     }
     return 0;
 }
@@ -500,6 +500,7 @@ static void test_bad_arguments(void **state) {
     memset(long_path, 'a', sizeof long_path);
     long_path[sizeof long_path - 1] = '\0';
     const aff_stream_target bad[] = {{.host = "::1", .port = 1},
+                                     {.host = "x", .port = 1, .family = AF_UNIX, .timeout_ms = 1},
                                      {.path = "", .timeout_ms = 1},
                                      {.path = long_path, .timeout_ms = 1},
                                      {.path = "/x", .tls = theirs, .timeout_ms = 1}};
@@ -588,6 +589,26 @@ static void test_which_address_is_first(void **state) {
         close_side(&at);
     }
     close(other);
+}
+
+static void test_family(void **state) {
+    (void)state;
+    serve_at("::1", NULL); /* the second of three */
+    static const int families[] = {AF_INET6, AF_INET};
+    for (size_t i = 0; i < LENGTH(families); i++) {
+        side at = {0};
+        aff_stream_target target = {.host = "three.test",
+                                    .port = here.port,
+                                    .family = families[i],
+                                    .timeout_ms = TIMEOUT_MS};
+        assert_int_equal(aff_stream_connect(&loop, &target, &callbacks, &at, &at.stream), 0);
+        if (families[i] == AF_INET6) {
+            RUN_UNTIL(at.ups == 1 && here.count == 1);
+            close_side(&at);
+        } else {
+            expect_down(&at, "connect: connection refused");
+        }
+    }
 }
 
 static void test_unix_socket(void **state) {
@@ -1326,6 +1347,12 @@ static void test_close_while_resolving(void **state) {
     for (size_t i = 0; i < MANY; i++)
         connect_to(&at[i], i % 2 == 0 ? "hung.test" : "hung2.test", 1, NULL);
     RUN_UNTIL(resolvers_hung == 2);
+    side six = {0}; /* is another question */
+    aff_stream_target target = {
+        .host = "hung.test", .port = 1, .family = AF_INET6, .timeout_ms = TIMEOUT_MS};
+    assert_int_equal(aff_stream_connect(&loop, &target, &callbacks, &six, &six.stream), 0);
+    RUN_UNTIL(resolvers_hung == 3);
+    close_side(&six);
     assert_false(is_loop_empty());
     for (size_t i = 0; i < MANY - 2; i++) close_side(&at[i]);
     serve(NULL); /* other names are looked up meanwhile */
@@ -1335,7 +1362,7 @@ static void test_close_while_resolving(void **state) {
     expect_down(&at[MANY - 2], "resolve hung.test: ");
     expect_down(&at[MANY - 1], "resolve hung2.test: ");
     RUN_UNTIL(is_loop_empty());
-    assert_int_equal(asked, 2);
+    assert_int_equal(asked, 3);
 }
 
 static void test_close_within_callbacks(void **state) {
@@ -1473,6 +1500,7 @@ int main(void) {
         TEST(test_unresolvable),
         TEST(test_every_address_is_tried),
         TEST(test_which_address_is_first),
+        TEST(test_family),
         TEST(test_unix_socket),
         TEST(test_timeouts),
         TEST(test_a_client_that_says_nothing),
