@@ -39,7 +39,9 @@ enum {
     BUFFER_MIN = 4096,
     BUFFER_KEEP_MAX = 256 * 1024,
     KEEPALIVE_S = 15,
-    LAST_WORDS_MS = 20 /* from a failed write to giving up reading */
+    LAST_WORDS_MS = 20, /* from a failed write to giving up reading */
+    TLS_ALERT = 21,     /* a record's first byte says what it holds; one of these comes first */
+    TLS_HANDSHAKE = 22
 };
 
 typedef enum { NEW, RESOLVING, CONNECTING, HANDSHAKE, UP, DOWN, CLOSED } state;
@@ -72,6 +74,7 @@ struct aff_stream {
     uv_write_t write;
     bool write_busy;
     bool broken, refused;
+    bool hears_tls; /* something has come that begins as TLS does */
     char reason[256];
 
     /* Of a stream that connects. */
@@ -134,10 +137,16 @@ static void set_uv_reason(aff_stream *s, const char *what, int status) {
         set_reason(s, "%s: %s", what, uv_strerror(status));
 }
 
+/* For whoever reads that a handshake of ours has come to nothing: what is likely. */
+static const char *tls_hint(const aff_stream *s) {
+    bool is_ours = s->state == HANDSHAKE && s->host != NULL;
+    return is_ours && !s->hears_tls ? " (does that port speak TLS?)" : "";
+}
+
 /* TLS is over. */
 static void set_tls_reason(aff_stream *s) {
-    set_reason(s, "%s", aff__tls_reason(s->conn));
     s->refused = aff__tls_is_refused(s->conn);
+    set_reason(s, "%s%s", aff__tls_reason(s->conn), s->refused ? tls_hint(s) : "");
 }
 
 /* --- buffers --------------------------------------------------------------------------------- */
@@ -415,6 +424,7 @@ static bool shake_hands(aff_stream *s) {
 
 static void decrypt(aff_stream *s, const char *bytes, size_t len) {
     char clear[RECORD_MAX];
+    if (bytes[0] == TLS_ALERT || bytes[0] == TLS_HANDSHAKE) s->hears_tls = true;
     bool fed = aff__tls_feed(s->conn, bytes, len);
     if (fed && s->state == HANDSHAKE && !shake_hands(s)) return;
     ssize_t n = fed ? 1 : -1;
@@ -591,7 +601,7 @@ static void on_timer(uv_timer_t *timer) {
         if (s->state == RESOLVING)
             set_reason(s, "resolving %s took too long", s->host);
         else
-            set_reason(s, "the TLS handshake took too long");
+            set_reason(s, "the TLS handshake took too long%s", tls_hint(s));
         go_down(s);
     }
 }

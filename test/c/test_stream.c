@@ -197,6 +197,8 @@ typedef struct {
 
 static server here; /* the running test's */
 
+static const char hint[] = "does that port speak TLS?";
+
 static void on_accepted(void *arg, aff_stream *stream) {
     server *at = arg;
     assert_false(in_call);
@@ -655,7 +657,8 @@ static void test_timeouts(void **state) {
     aff_tls *tls = client_tls(&ca);
     uint16_t port;
     int silent = listen_silently(8, &port);
-    expect_timeout("127.0.0.1", port, tls, "the TLS handshake took too long");
+    expect_timeout("127.0.0.1", port, tls,
+                   "the TLS handshake took too long (does that port speak TLS?)");
     close(silent);
     int hole = listen_silently(0, &port), filler[3];
     for (size_t i = 0; i < LENGTH(filler); i++) filler[i] = dial(port, SOCK_NONBLOCK);
@@ -688,6 +691,7 @@ static void test_a_client_that_says_nothing(void **state) {
     uv_walk(&loop, wind_forward, &timers);
     assert_int_equal(timers, 1);
     expect_down(&here.sides[0], "the TLS handshake took too long");
+    assert_null(strstr(here.sides[0].reason, hint));
     close(fd);
     aff_tls_free(tls);
 }
@@ -706,6 +710,7 @@ static void expect_verdict(const char *host, const identity *shown, aff_tls_conf
         expect_down(&at, reason);
         assert_int_equal(at.ups, 0);
         assert_true(at.refused);
+        assert_null(strstr(at.reason, hint));
         RUN_UNTIL(here.count == 1 && here.sides[0].downs == 1);
         assert_int_equal(here.sides[0].ups, 0);
         assert_reason(&here.sides[0], "TLS: "); /* our alert said why */
@@ -1039,10 +1044,12 @@ static void test_garbage(void **state) {
     }
     stop_serving();
     serve(NULL); /* and a server that does not speak TLS */
-    here.pattern.echo = true;
     side at = {0};
     connect_to(&at, "127.0.0.1", here.port, theirs);
+    RUN_UNTIL(here.count == 1 && here.sides[0].ups == 1);
+    say(&here.sides[0], "-ERR unknown command\r\n", 22);
     expect_down(&at, "TLS: ");
+    assert_reason(&at, hint);
     aff_tls_free(ours);
     aff_tls_free(theirs);
 }
