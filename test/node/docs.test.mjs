@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { parseAllDocuments } from 'yaml'
 import { connect, synced } from '../support/client.mjs'
+import { listedFiles } from '../support/packed.mjs'
 import { blocksOf, samplesOf } from '../support/pages.mjs'
 import { startProgram } from '../support/program.mjs'
 import { freePort, startRedis } from '../support/redis.mjs'
@@ -123,8 +124,9 @@ describe('operations.md', () => {
   })
 })
 
-describe('links', () => {
-  const pages = ['README.md', 'ARCHITECTURE.md', 'BENCHMARKS.md', 'CONTRIBUTING.md', 'examples/README.md', ...readdirSync(page('docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]
+describe('links', async () => {
+  const packed = await listedFiles()
+  const pages = [...packed.filter((name) => name.endsWith('.md')), 'CONTRIBUTING.md', 'demo/README.md', 'docs/MUTANTS.md']
   /** As GitHub makes them. */
   const anchorsOf = (file) =>
     [...readFileSync(file, 'utf8').replace(/```[\s\S]*?```/g, '').matchAll(/^#+ (.*)$/gm)].map(([, title]) =>
@@ -138,6 +140,7 @@ describe('links', () => {
         const [file, anchor] = target.split('#')
         const full = file ? path.resolve(path.dirname(page(name)), file) : page(name)
         assert.ok(existsSync(full), `${target}: no such file`)
+        if (packed.includes(name)) assert.ok(packed.includes(path.relative(root, full)), `${target} is not in the package`)
         if (anchor) assert.ok(anchorsOf(full).includes(anchor), `${target}: no such section`)
       }
     })
