@@ -112,7 +112,7 @@ describe('Redis over TLS', () => {
       await assert.rejects(joins(t, { ...redis.options, tls: { ...redis.options.tls, ca: other.cert, minVersion: 'TLSv1.3' } }), { code: 'AFF_EREFUSED' })
     })
 
-    test('what is no PEM, or does not fit, names the option', () => {
+    test('what is no PEM, or does not fit, names the option', async () => {
       const bad = {
         'ca: no PEM certificate': { ca: 'nonsense' },
         'key needs cert': { key: mine.key },
@@ -120,7 +120,7 @@ describe('Redis over TLS', () => {
       }
       for (const [problem, tls] of Object.entries(bad)) {
         const redis = new Redis({ host: '127.0.0.1', lazyConnect: true, tls })
-        assert.throws(() => new RedisServerAffinity({ redis }).ready(), { code: 'AFF_EINVAL', message: new RegExp(`option "redis": .*${problem}`) })
+        await assert.rejects(new RedisServerAffinity({ redis }).ready(), { name: 'AffinityError', code: 'AFF_EINVAL', message: new RegExp(`option "redis": .*${problem}`) })
       }
     })
   })
