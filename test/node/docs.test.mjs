@@ -124,6 +124,23 @@ describe('operations.md', () => {
   })
 })
 
+test('what a sample imports is installed by README, under Installation, or by a command on its page', () => {
+  const installedBy = (text) => [...text.matchAll(/npm install ([^\n`#]+)/g)].flatMap(([, names]) => names.trim().split(/\s+/).map((name) => name.replace(/(.)@\d+$/, '$1')))
+  const [, installation] = /## Installation\n([\s\S]*?)\n## /.exec(readFileSync(page('README.md'), 'utf8'))
+  const missing = []
+  for (const name of ['README.md', ...readdirSync(page('docs')).filter((one) => one.endsWith('.md')).map((one) => `docs/${one}`)]) {
+    // Whoever comes from there has it.
+    const installed = [...installedBy(installation), ...installedBy(readFileSync(page(name), 'utf8')), ...(name === 'docs/migration.md' ? ['@hocuspocus/extension-redis'] : [])]
+    for (const { mark, code } of blocksOf(page(name))) {
+      for (const [, from] of code.matchAll(/^import .* from '([^'.][^']*)'$/gm)) {
+        const [needed] = /^(@[^/]+\/)?[^/]+/.exec(from)
+        if (!from.startsWith('node:') && !installed.includes(needed)) missing.push(`${name}, ${mark}: ${needed}`)
+      }
+    }
+  }
+  assert.deepEqual(missing, [])
+})
+
 describe('links', async () => {
   const packed = await listedFiles()
   const pages = [...packed.filter((name) => name.endsWith('.md')), 'CONTRIBUTING.md', 'demo/README.md', 'docs/MUTANTS.md']
