@@ -207,6 +207,12 @@ static aff_tls_config get_redis_tls(napi_env env, napi_value options, char **str
                             .reject_unauthorized = get_flag(env, options, "tlsRejectUnauthorized")};
 }
 
+/* As Node numbers them; 0: any. */
+static int get_family(napi_env env, napi_value options) {
+    double family = get_number(env, options, "family");
+    return family == 4 ? AF_INET : family == 6 ? AF_INET6 : AF_UNSPEC;
+}
+
 static aff_instance_config get_config(napi_env env, napi_value options, char **strings) {
     uint64_t seed = random_seed(env, options);
     aff_instance_config config = {
@@ -219,6 +225,7 @@ static aff_instance_config get_config(napi_env env, napi_value options, char **s
                    .alive_every_ms = (uint64_t)get_number(env, options, "aliveEvery")},
         .redis = {.host = strings[HOST],
                   .port = (uint16_t)get_number(env, options, "port"),
+                  .family = get_family(env, options),
                   .path = strings[PATH],
                   .username = strings[USERNAME],
                   .password = strings[PASSWORD],

@@ -104,6 +104,16 @@ static void tell_log(aff_instance *in, int level, aff_topic topic, const char *t
     tell(in, AFF_ACT_LOG, level, (uint16_t)topic, text);
 }
 
+/* The same for why Redis is away, which the application remembers. */
+static void tell_away(aff_instance *in, const char *text) {
+    aff_record record = {.kind = AFF_ACT_LOG,
+                         .flag = true,
+                         .status = 1,
+                         .code = AFF_TOPIC_REDIS,
+                         .data = {(const uint8_t *)text, strlen(text)}};
+    deliver(in, &record, 0);
+}
+
 /* ---- To Redis ------------------------------------------------------------------------------ */
 
 static void step(aff_instance *in, const aff_event *event) {
@@ -293,7 +303,7 @@ static void on_down(void *arg, const char *reason) {
     aff_instance *in = arg;
     char line[256];
     snprintf(line, sizeof(line), "connection to Redis lost: %s", reason);
-    tell_log(in, 1, AFF_TOPIC_REDIS, line);
+    tell_away(in, line);
     step(in, &(aff_event){.type = AFF_EV_REDIS_DOWN});
 }
 
@@ -306,7 +316,7 @@ static void on_refused(void *arg, const char *error) {
     /* A start with wrong credentials or certificates fails. Later, it is an outage: somebody may
      * mend it. */
     if (in->has_started) {
-        tell_log(in, 1, AFF_TOPIC_REDIS, line);
+        tell_away(in, line);
     } else {
         tell(in, AFF_ACT_FAILED, AFF_EREFUSED, 0, line);
     }
@@ -436,7 +446,7 @@ static void on_retry(void *arg, const char *reason, uint32_t delay_ms) {
     if (in->failed_attempts++ % 20 != 0) return;
     char line[512];
     snprintf(line, sizeof(line), "Redis%s can't be reached, still trying: %s", in->where, reason);
-    tell_log(in, 1, AFF_TOPIC_REDIS, line);
+    tell_away(in, line);
 }
 
 static const aff_redis_callbacks command_callbacks = {

@@ -577,6 +577,7 @@ static int open_stream(aff_redis *r) {
     const aff_redis_config *config = &r->config;
     aff_stream_target target = {.host = config->host,
                                 .port = config->port,
+                                .family = config->family,
                                 .path = config->path,
                                 .tls = config->tls,
                                 .timeout_ms = config->connect_timeout_ms,
@@ -605,6 +606,7 @@ static void start_attempt(aff_redis *r) {
 static bool is_valid(const aff_redis_config *config) {
     return aff_stream_is_valid(&(aff_stream_target){.host = config->host,
                                                     .port = config->port,
+                                                    .family = config->family,
                                                     .path = config->path,
                                                     .tls = config->tls,
                                                     .timeout_ms = 1}) &&

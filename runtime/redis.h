@@ -52,6 +52,8 @@ typedef struct {
      * the next attempt begins with the address after the first. Unused if `path` is given. */
     const char *host;
     uint16_t port;
+    /* AF_INET or AF_INET6: only such addresses of a name. AF_UNSPEC (0): all. */
+    int family;
     /* Unix socket; must fit into a sockaddr_un. NULL: TCP. */
     const char *path;
     /* A client's, which is kept as long as needed; not over a Unix socket. NULL: no TLS. */

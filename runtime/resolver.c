@@ -13,11 +13,12 @@
 
 #include "alloc.h"
 
-/* A name that is being looked up, by a thread. All but `host` is under the mutex. */
+/* A name that is being looked up, by a thread. All but `host` and `family` is under the mutex. */
 typedef struct lookup {
     struct lookup *next;
     uv_thread_t thread;
     char *host;
+    int family;
     aff_question *questions;
     bool finished;
     int status;
@@ -67,7 +68,7 @@ static size_t copy_addresses(const struct addrinfo *list, struct sockaddr_storag
 
 static void look_up(void *arg) {
     lookup *l = arg;
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *list = NULL;
+    struct addrinfo hints = {.ai_family = l->family, .ai_socktype = SOCK_STREAM}, *list = NULL;
     int status = to_uv_status(getaddrinfo(l->host, NULL, &hints, &list));
     uv_mutex_lock(&mutex);
     l->count = status == 0 ? copy_addresses(list, l->addresses) : 0;
@@ -138,18 +139,21 @@ static void on_answer(uv_async_t *handle) {
 }
 
 /* With the mutex. */
-static lookup *find(const char *host) {
+static lookup *find(const char *host, int family) {
     lookup *l = lookups;
-    while (l != NULL && (l->finished || strcmp(l->host, host) != 0)) l = l->next;
+    while (l != NULL && (l->finished || l->family != family || strcmp(l->host, host) != 0))
+        l = l->next;
     return l;
 }
 
 /* A lookup that has begun; a status of libuv's if not. With the mutex. */
-static int begin(const char *host, lookup **out) {
+static int begin(const char *host, int family, lookup **out) {
     lookup *l = calloc(1, sizeof *l);
     int status = UV_ENOMEM;
-    if (l != NULL && (l->host = strdup(host)) != NULL)
+    if (l != NULL && (l->host = strdup(host)) != NULL) {
+        l->family = family;
         status = uv_thread_create(&l->thread, look_up, l);
+    }
     if (status != 0) {
         if (l != NULL) free(l->host);
         free(l);
@@ -161,8 +165,8 @@ static int begin(const char *host, lookup **out) {
     return 0;
 }
 
-int aff_ask(uv_loop_t *loop, const char *host, uint16_t port, aff_answered answered, void *arg,
-            aff_question **out) {
+int aff_ask(uv_loop_t *loop, const char *host, int family, uint16_t port, aff_answered answered,
+            void *arg, aff_question **out) {
     uv_once(&once, init);
     aff_question *q = calloc(1, sizeof *q);
     if (q == NULL) return UV_ENOMEM;
@@ -176,8 +180,8 @@ int aff_ask(uv_loop_t *loop, const char *host, uint16_t port, aff_answered answe
     q->answered = answered;
     q->arg = arg;
     uv_mutex_lock(&mutex);
-    q->lookup = find(host);
-    if (q->lookup == NULL) status = begin(host, &q->lookup);
+    q->lookup = find(host, family);
+    if (q->lookup == NULL) status = begin(host, family, &q->lookup);
     if (status == 0) {
         q->next = q->lookup->questions;
         q->lookup->questions = q;

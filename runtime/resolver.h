@@ -24,12 +24,13 @@ typedef void (*aff_answered)(void *arg, int status, const struct sockaddr_storag
                              size_t count);
 
 /*
- * Asks for the addresses of a name, with `port` in them. `answered` runs once, from the loop, and
+ * Asks for the addresses of a name, with `port` in them: of `family` AF_INET or AF_INET6 alone, or
+ * AF_UNSPEC. `answered` runs once, from the loop, and
  * ends the question. `loop` must live until libuv has given back what it has of it, `arg` until
  * then or aff_question_forget; `host` is copied. UV_ENOMEM, or what a thread could not be had for.
  */
-int aff_ask(uv_loop_t *loop, const char *host, uint16_t port, aff_answered answered, void *arg,
-            aff_question **out);
+int aff_ask(uv_loop_t *loop, const char *host, int family, uint16_t port, aff_answered answered,
+            void *arg, aff_question **out);
 
 /* Ends a question that is not answered yet, at once. */
 void aff_question_forget(aff_question *q);

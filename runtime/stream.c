@@ -39,7 +39,9 @@ enum {
     BUFFER_MIN = 4096,
     BUFFER_KEEP_MAX = 256 * 1024,
     KEEPALIVE_S = 15,
-    LAST_WORDS_MS = 20 /* from a failed write to giving up reading */
+    LAST_WORDS_MS = 20, /* from a failed write to giving up reading */
+    TLS_ALERT = 21,     /* a record's first byte says what it holds; one of these comes first */
+    TLS_HANDSHAKE = 22
 };
 
 typedef enum { NEW, RESOLVING, CONNECTING, HANDSHAKE, UP, DOWN, CLOSED } state;
@@ -72,11 +74,13 @@ struct aff_stream {
     uv_write_t write;
     bool write_busy;
     bool broken, refused;
+    bool hears_tls; /* something has come that begins as TLS does */
     char reason[256];
 
     /* Of a stream that connects. */
     char *host, *path; /* one of them */
     uint16_t port;
+    int family;
     uint32_t timeout_ms, first;
     uint64_t deadline_ms;
     aff_question *question; /* or NULL: the resolver is not asked */
@@ -133,10 +137,16 @@ static void set_uv_reason(aff_stream *s, const char *what, int status) {
         set_reason(s, "%s: %s", what, uv_strerror(status));
 }
 
+/* For whoever reads that a handshake of ours has come to nothing: what is likely. */
+static const char *tls_hint(const aff_stream *s) {
+    bool is_ours = s->state == HANDSHAKE && s->host != NULL;
+    return is_ours && !s->hears_tls ? " (does that port speak TLS?)" : "";
+}
+
 /* TLS is over. */
 static void set_tls_reason(aff_stream *s) {
-    set_reason(s, "%s", aff__tls_reason(s->conn));
     s->refused = aff__tls_is_refused(s->conn);
+    set_reason(s, "%s%s", aff__tls_reason(s->conn), s->refused ? tls_hint(s) : "");
 }
 
 /* --- buffers --------------------------------------------------------------------------------- */
@@ -414,6 +424,7 @@ static bool shake_hands(aff_stream *s) {
 
 static void decrypt(aff_stream *s, const char *bytes, size_t len) {
     char clear[RECORD_MAX];
+    if (bytes[0] == TLS_ALERT || bytes[0] == TLS_HANDSHAKE) s->hears_tls = true;
     bool fed = aff__tls_feed(s->conn, bytes, len);
     if (fed && s->state == HANDSHAKE && !shake_hands(s)) return;
     ssize_t n = fed ? 1 : -1;
@@ -565,7 +576,7 @@ static void start(aff_stream *s) {
         connect_next(s);
         return;
     }
-    int status = aff_ask(s->loop, s->host, s->port, on_answered, s, &s->question);
+    int status = aff_ask(s->loop, s->host, s->family, s->port, on_answered, s, &s->question);
     if (status < 0) {
         set_uv_reason(s, "resolve", status);
         go_down(s);
@@ -590,7 +601,7 @@ static void on_timer(uv_timer_t *timer) {
         if (s->state == RESOLVING)
             set_reason(s, "resolving %s took too long", s->host);
         else
-            set_reason(s, "the TLS handshake took too long");
+            set_reason(s, "the TLS handshake took too long%s", tls_hint(s));
         go_down(s);
     }
 }
@@ -617,7 +628,8 @@ bool aff_stream_is_valid(const aff_stream_target *to) {
         return to->tls == NULL && to->path[0] != '\0' &&
                strlen(to->path) < sizeof((struct sockaddr_un *)0)->sun_path;
     return to->host != NULL && to->host[0] != '\0' && strlen(to->host) <= AFF_STREAM_HOST_MAX &&
-           to->port != 0;
+           to->port != 0 &&
+           (to->family == AF_UNSPEC || to->family == AF_INET || to->family == AF_INET6);
 }
 
 int aff_stream_connect(uv_loop_t *loop, const aff_stream_target *target,
@@ -634,6 +646,7 @@ int aff_stream_connect(uv_loop_t *loop, const aff_stream_target *target,
     else
         s->host = copy;
     s->port = target->port;
+    s->family = target->family;
     s->timeout_ms = target->timeout_ms;
     s->first = target->first;
     s->on = *callbacks;

@@ -58,6 +58,7 @@ typedef struct {
     const char *host; /* a name or address (IPv4 or IPv6, no brackets), 1 to AFF_STREAM_HOST_MAX
                          bytes */
     uint16_t port;    /* 1-65535 */
+    int family;       /* AF_INET or AF_INET6: only such addresses of a name; AF_UNSPEC (0): all */
     const char
         *path;    /* a Unix socket, which must fit into a sockaddr_un, instead of both; or NULL */
     aff_tls *tls; /* a client's, or NULL: plain; not over a Unix socket */

@@ -98,7 +98,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #wasMember = false
   #isEvicting = false
 
-  /** @throws AffinityError `AFF_EINVAL`; its message names the option. */
+  /** @throws AffinityError `AFF_EINVAL`: an option is not valid; the message names it. */
   constructor(configuration: Configuration<TCE>) {
     this.#options = readOptions(configuration)
     this.#payloads = new PayloadCodec(this.#options)
@@ -113,10 +113,10 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
    * Resolves when this server is a member of the cluster and listens to its peers.
    *
    * @throws AffinityError `AFF_EREFUSED` (Redis refused the credentials or the database), `AFF_ETAKEN` (the
-   *   serverId is in use), `AFF_ECLOSED`
+   *   serverId is in use), `AFF_EINVAL` (an option that only the engine can check), `AFF_ECLOSED`
    */
-  ready(): Promise<void> {
-    return this.#start().ready()
+  async ready(): Promise<void> {
+    await this.#start().ready()
   }
 
   /** Counters since the start and gauges of the engine. */
@@ -163,6 +163,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
       isDraining: this.#drain !== undefined,
       failClosed: this.#options.failClosed,
       membershipMs: this.#engine?.membershipMs ?? 0,
+      whyAway: this.#engine?.whyAway,
       engine,
     })
   }
@@ -514,7 +515,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   /** `Server.listen()` resolves only once this server is a member. */
   async onListen(): Promise<void> {
-    await this.ready()
+    await this.#start().ready(true) // Hocuspocus prints what its hooks reject with
   }
 
   /** Claims the document, or rejects the load with an error that names the owner. */

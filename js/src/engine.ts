@@ -105,7 +105,10 @@ export class Engine {
   #stopping = false
   #finished = false
   #isAwaited = false
+  #isPrinted = false
   #isReady = false
+  /** As last told: while Redis is up, why it was. */
+  #whyAway: string | undefined
   /** As they were at the end. */
   #lastMetrics: NativeMetrics | undefined
   #heartbeat: NodeJS.Timeout
@@ -210,7 +213,9 @@ export class Engine {
     return this.#ready
   }
 
-  ready(): Promise<void> {
+  /** @param isPrinted whoever waits prints why the start has failed */
+  ready(isPrinted = false): Promise<void> {
+    this.#isPrinted ||= isPrinted
     if (this.#stopping) return this.#ready.then(() => Promise.reject(errorOf(-9, 'RedisServerAffinity')))
     this.#isAwaited = !this.#isReady
     this.#root()
@@ -237,6 +242,11 @@ export class Engine {
   /** Has it been a member, and heard its peers? */
   get hasJoined(): boolean {
     return this.#isReady
+  }
+
+  /** Why Redis is away, if it is; undefined: not known yet. */
+  get whyAway(): string | undefined {
+    return this.#whyAway
   }
 
   /** For how long the membership is valid without a renewal. */
@@ -535,6 +545,7 @@ export class Engine {
       case k.ON_NEWS:
         return events.news(NEWS[status]!, { documentName: document || undefined, server: name || undefined, epoch: request || undefined })
       case k.ON_LOG:
+        if (view.getUint8(at + 5)) this.#whyAway = decode(data)
         return this.#onLog(status, TOPICS[code], decode(data), { document, peer: name, epoch: request })
       case k.ON_STOPPED:
         return this.#finish()
@@ -595,7 +606,7 @@ export class Engine {
   #onFailed(status: number, text: string): void {
     const [code] = native.errors[status] ?? ['AFF_EUNKNOWN']
     const error = new AffinityError(code, `RedisServerAffinity: ${text}`)
-    this.log.error(error.message, { topic: 'redis', error })
+    this.log.error(text, { topic: 'redis', error }, this.#isPrinted && !this.#isReady)
     this.#settleReady.reject(error)
     this.#finish()
     this.events.failed(error)

@@ -3,14 +3,16 @@ import { native } from './native.js'
 /** An error of this extension: `code` is one of the names of `AFF_ERRORS` in core/aff.h. */
 export class AffinityError extends Error {
   override name = 'AffinityError'
+  /** With `AFF_EOWNED`: the `serverId` of the server that owns the document. */
+  declare readonly owner?: string
 
   constructor(
     readonly code: string,
     message: string,
-    /** With `AFF_EOWNED`: the `serverId` of the server that owns the document. */
-    readonly owner?: string,
+    owner?: string,
   ) {
     super(message)
+    if (owner !== undefined) this.owner = owner
   }
 }
 

@@ -152,7 +152,8 @@ export class Foreign {
   }
 
   #answer(request: number, downs: number, status: number, data: Uint8Array): void {
-    if (downs !== this.#downs || !this.#asked.delete(request)) return
+    if (downs !== this.#downs) return // answered as it went down
+    this.#asked.delete(request)
     this.events.reply(request, status, data)
   }
 
@@ -208,7 +209,6 @@ export class Foreign {
   }
 
   #onDown(reason: string): void {
-    this.#gathered = []
     for (const request of this.#asked) this.events.reply(request, ENOTCONN, new Uint8Array())
     this.#asked.clear()
     this.events.down(++this.#downs, reason)

@@ -35,23 +35,26 @@ export interface HealthSources {
   isDraining: boolean
   failClosed: boolean
   membershipMs: number
+  /** Why Redis is away, if it is and that is known. */
+  whyAway: string | undefined
   engine: { redisUp: number; stalled: number; peers: number; documentsOwned: number }
 }
 
-/** What is wrong for good, or on purpose. */
-function whyNotServing({ failure, isClosed, isDraining, hasJoined }: HealthSources): string | undefined {
+/** What is wrong for good, on purpose, or not done yet. */
+function whyNotServing({ failure, isClosed, isDraining, hasJoined, whyAway, engine }: HealthSources): string | undefined {
   if (failure) return `failed: ${failure.message}`
   if (isClosed) return 'closed'
   if (isDraining) return 'draining'
-  return hasJoined ? undefined : 'starting'
+  if (hasJoined) return undefined
+  return engine.redisUp ? 'starting' : `starting: ${whyAway ?? 'not connected to Redis yet'}`
 }
 
 export function healthOf(sources: HealthSources): Health {
-  const { failure, failClosed, membershipMs, isDraining, engine } = sources
+  const { failure, failClosed, membershipMs, isDraining, whyAway, engine } = sources
   const member = membershipMs > 0
   const redis = engine.redisUp ? 'up' : 'down'
   const notServing = whyNotServing(sources)
-  const reason = notServing ?? (member ? undefined : redis === 'down' ? 'Redis is away' : 'not a member')
+  const reason = notServing ?? (member ? undefined : redis === 'down' ? (whyAway ?? 'Redis is away') : 'not a member')
   return {
     live: failure === undefined,
     serving: notServing === undefined && (member || !failClosed),

@@ -64,9 +64,9 @@ export class Logger {
     this.#say('warn', message, details)
   }
 
-  /** What must not end the process: an error in a callback of the user's, say. */
-  error(message: string, details: LogDetails = {}): void {
-    this.#say('error', message, details)
+  /** What must not end the process: an error in a callback of the user's, say. `isPrinted`: by somebody else. */
+  error(message: string, details: LogDetails = {}, isPrinted = false): void {
+    if (this.hook || !isPrinted) this.#say('error', message, details)
   }
 
   #say(level: LogLevel, message: string, details: LogDetails): void {
@@ -94,7 +94,7 @@ export class Logger {
 
 /** Without a hook: what is below a warning is for `DEBUG` alone. */
 function print(level: LogLevel, message: string, error: unknown): void {
-  const isSaid = error === undefined || (error as Error | null)?.message === message
+  const isSaid = error === undefined || String((error as Error | null)?.message).endsWith(message)
   if (level === 'warn') console.warn(PREFIX, message)
   else if (level === 'error' && isSaid) console.error(PREFIX, message)
   else if (level === 'error') console.error(`${PREFIX} ${message}:`, error)

@@ -8,6 +8,8 @@ import type { Redis } from 'ioredis'
 export interface RedisAddress {
   host?: string
   port?: number
+  /** 4 or 6: only such addresses of the host's name; 0: all. */
+  family?: number
   path?: string
   username?: string
   password?: string
@@ -111,6 +113,9 @@ function portOf(port: unknown): number {
   return Number.isInteger(number) && number > 0 && number <= 65_535 ? number : 0 // which the native side refuses
 }
 
+/** As Node takes it; what else there may be is for ioredis to refuse. */
+const isFamily = (family: unknown): family is number => family === 0 || family === 4 || family === 6
+
 /** Decides how the Redis of an ioredis instance is reached. */
 export function redisRoute(redis: Redis): RedisRoute {
   if ((redis as { isCluster?: boolean }).isCluster) return { reason: 'it is a Redis Cluster' }
@@ -126,11 +131,13 @@ export function redisRoute(redis: Redis): RedisRoute {
   const { tls } = options as Settings
   if (tls && options.path) return { reason: 'it uses TLS over a Unix socket' }
   if (options.path) return { address: { ...base, path: options.path } }
-  if (!tls) return { address: { ...base, host: hostOf(options.host), port: portOf(options.port) } }
+  const family = options.family ?? 0
+  if (!isFamily(family)) return { reason: 'its option "family" is none of 0, 4 and 6' }
+  if (!tls) return { address: { ...base, family, host: hostOf(options.host), port: portOf(options.port) } }
   const settings = (typeof tls === 'object' ? tls : {}) as Settings
   const route = tlsRoute(settings)
   if ('reason' in route) return route
   return {
-    address: { ...base, ...route.tls, host: hostOf(settings.host ?? options.host), port: portOf(settings.port ?? options.port) },
+    address: { ...base, ...route.tls, family, host: hostOf(settings.host ?? options.host), port: portOf(settings.port ?? options.port) },
   }
 }

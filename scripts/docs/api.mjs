@@ -52,7 +52,7 @@ function describeMember(member) {
   const isCall = ts.isMethodDeclaration(member) || ts.isConstructorDeclaration(member)
   const name = ts.isConstructorDeclaration(member) ? 'constructor' : member.name.getText()
   const initial = member.initializer ? ` = ${textOf(member.initializer)}` : ''
-  const property = `${ts.isGetAccessor(member) || isReadonly(member) ? 'readonly ' : ''}${name}${typeOf(member)}${initial}`
+  const property = `${ts.isGetAccessor(member) || isReadonly(member) ? 'readonly ' : ''}${name}${member.questionToken ? '?' : ''}${typeOf(member)}${initial}`
   return `### ${name}${isCall ? '()' : ''}\n\n${code(isCall ? signature(member) : property)}${comment(member)}`
 }
 

@@ -197,6 +197,8 @@ typedef struct {
 
 static server here; /* the running test's */
 
+static const char hint[] = "does that port speak TLS?";
+
 static void on_accepted(void *arg, aff_stream *stream) {
     server *at = arg;
     assert_false(in_call);
@@ -319,8 +321,8 @@ __attribute__((visibility("default"))) int getaddrinfo(const char *restrict name
     struct addrinfo **end = result;
     for (size_t i = 0; i < LENGTH(list) && (i == 0 || list[i] != NULL); i++) {
         int status = real(list[i], service, hints, end);
-        if (status != 0) return status;
-        while (*end != NULL) end = &(*end)->ai_next; /* glibc frees a list node by node */
+        if (status != 0 && list[1] == NULL) return status; /* else it is of another family */
+        while (*end != NULL) end = &(*end)->ai_next;       /* glibc frees a list node by node */
     }
     return 0;
 }
@@ -500,6 +502,7 @@ static void test_bad_arguments(void **state) {
     memset(long_path, 'a', sizeof long_path);
     long_path[sizeof long_path - 1] = '\0';
     const aff_stream_target bad[] = {{.host = "::1", .port = 1},
+                                     {.host = "x", .port = 1, .family = AF_UNIX, .timeout_ms = 1},
                                      {.path = "", .timeout_ms = 1},
                                      {.path = long_path, .timeout_ms = 1},
                                      {.path = "/x", .tls = theirs, .timeout_ms = 1}};
@@ -590,6 +593,26 @@ static void test_which_address_is_first(void **state) {
     close(other);
 }
 
+static void test_family(void **state) {
+    (void)state;
+    serve_at("::1", NULL); /* the second of three */
+    static const int families[] = {AF_INET6, AF_INET};
+    for (size_t i = 0; i < LENGTH(families); i++) {
+        side at = {0};
+        aff_stream_target target = {.host = "three.test",
+                                    .port = here.port,
+                                    .family = families[i],
+                                    .timeout_ms = TIMEOUT_MS};
+        assert_int_equal(aff_stream_connect(&loop, &target, &callbacks, &at, &at.stream), 0);
+        if (families[i] == AF_INET6) {
+            RUN_UNTIL(at.ups == 1 && here.count == 1);
+            close_side(&at);
+        } else {
+            expect_down(&at, "connect: connection refused");
+        }
+    }
+}
+
 static void test_unix_socket(void **state) {
     (void)state;
     char dir[] = "/tmp/aff-stream-XXXXXX";
@@ -634,7 +657,8 @@ static void test_timeouts(void **state) {
     aff_tls *tls = client_tls(&ca);
     uint16_t port;
     int silent = listen_silently(8, &port);
-    expect_timeout("127.0.0.1", port, tls, "the TLS handshake took too long");
+    expect_timeout("127.0.0.1", port, tls,
+                   "the TLS handshake took too long (does that port speak TLS?)");
     close(silent);
     int hole = listen_silently(0, &port), filler[3];
     for (size_t i = 0; i < LENGTH(filler); i++) filler[i] = dial(port, SOCK_NONBLOCK);
@@ -667,6 +691,7 @@ static void test_a_client_that_says_nothing(void **state) {
     uv_walk(&loop, wind_forward, &timers);
     assert_int_equal(timers, 1);
     expect_down(&here.sides[0], "the TLS handshake took too long");
+    assert_null(strstr(here.sides[0].reason, hint));
     close(fd);
     aff_tls_free(tls);
 }
@@ -685,6 +710,7 @@ static void expect_verdict(const char *host, const identity *shown, aff_tls_conf
         expect_down(&at, reason);
         assert_int_equal(at.ups, 0);
         assert_true(at.refused);
+        assert_null(strstr(at.reason, hint));
         RUN_UNTIL(here.count == 1 && here.sides[0].downs == 1);
         assert_int_equal(here.sides[0].ups, 0);
         assert_reason(&here.sides[0], "TLS: "); /* our alert said why */
@@ -1018,10 +1044,12 @@ static void test_garbage(void **state) {
     }
     stop_serving();
     serve(NULL); /* and a server that does not speak TLS */
-    here.pattern.echo = true;
     side at = {0};
     connect_to(&at, "127.0.0.1", here.port, theirs);
+    RUN_UNTIL(here.count == 1 && here.sides[0].ups == 1);
+    say(&here.sides[0], "-ERR unknown command\r\n", 22);
     expect_down(&at, "TLS: ");
+    assert_reason(&at, hint);
     aff_tls_free(ours);
     aff_tls_free(theirs);
 }
@@ -1326,6 +1354,12 @@ static void test_close_while_resolving(void **state) {
     for (size_t i = 0; i < MANY; i++)
         connect_to(&at[i], i % 2 == 0 ? "hung.test" : "hung2.test", 1, NULL);
     RUN_UNTIL(resolvers_hung == 2);
+    side six = {0}; /* is another question */
+    aff_stream_target target = {
+        .host = "hung.test", .port = 1, .family = AF_INET6, .timeout_ms = TIMEOUT_MS};
+    assert_int_equal(aff_stream_connect(&loop, &target, &callbacks, &six, &six.stream), 0);
+    RUN_UNTIL(resolvers_hung == 3);
+    close_side(&six);
     assert_false(is_loop_empty());
     for (size_t i = 0; i < MANY - 2; i++) close_side(&at[i]);
     serve(NULL); /* other names are looked up meanwhile */
@@ -1335,7 +1369,7 @@ static void test_close_while_resolving(void **state) {
     expect_down(&at[MANY - 2], "resolve hung.test: ");
     expect_down(&at[MANY - 1], "resolve hung2.test: ");
     RUN_UNTIL(is_loop_empty());
-    assert_int_equal(asked, 2);
+    assert_int_equal(asked, 3);
 }
 
 static void test_close_within_callbacks(void **state) {
@@ -1473,6 +1507,7 @@ int main(void) {
         TEST(test_unresolvable),
         TEST(test_every_address_is_tried),
         TEST(test_which_address_is_first),
+        TEST(test_family),
         TEST(test_unix_socket),
         TEST(test_timeouts),
         TEST(test_a_client_that_says_nothing),

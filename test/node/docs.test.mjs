@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { parseAllDocuments } from 'yaml'
 import { connect, synced } from '../support/client.mjs'
+import { listedFiles } from '../support/packed.mjs'
 import { blocksOf, samplesOf } from '../support/pages.mjs'
 import { startProgram } from '../support/program.mjs'
 import { freePort, startRedis } from '../support/redis.mjs'
@@ -123,8 +124,26 @@ describe('operations.md', () => {
   })
 })
 
-describe('links', () => {
-  const pages = ['README.md', 'ARCHITECTURE.md', 'BENCHMARKS.md', 'CONTRIBUTING.md', 'examples/README.md', ...readdirSync(page('docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]
+test('what a sample imports is installed by README, under Installation, or by a command on its page', () => {
+  const installedBy = (text) => [...text.matchAll(/npm install ([^\n`#]+)/g)].flatMap(([, names]) => names.trim().split(/\s+/).map((name) => name.replace(/(.)@\d+$/, '$1')))
+  const [, installation] = /## Installation\n([\s\S]*?)\n## /.exec(readFileSync(page('README.md'), 'utf8'))
+  const missing = []
+  for (const name of ['README.md', ...readdirSync(page('docs')).filter((one) => one.endsWith('.md')).map((one) => `docs/${one}`)]) {
+    // Whoever comes from there has it.
+    const installed = [...installedBy(installation), ...installedBy(readFileSync(page(name), 'utf8')), ...(name === 'docs/migration.md' ? ['@hocuspocus/extension-redis'] : [])]
+    for (const { mark, code } of blocksOf(page(name))) {
+      for (const [, from] of code.matchAll(/^import .* from '([^'.][^']*)'$/gm)) {
+        const [needed] = /^(@[^/]+\/)?[^/]+/.exec(from)
+        if (!from.startsWith('node:') && !installed.includes(needed)) missing.push(`${name}, ${mark}: ${needed}`)
+      }
+    }
+  }
+  assert.deepEqual(missing, [])
+})
+
+describe('links', async () => {
+  const packed = await listedFiles()
+  const pages = [...packed.filter((name) => name.endsWith('.md')), 'CONTRIBUTING.md', 'demo/README.md', 'docs/MUTANTS.md']
   /** As GitHub makes them. */
   const anchorsOf = (file) =>
     [...readFileSync(file, 'utf8').replace(/```[\s\S]*?```/g, '').matchAll(/^#+ (.*)$/gm)].map(([, title]) =>
@@ -138,6 +157,7 @@ describe('links', () => {
         const [file, anchor] = target.split('#')
         const full = file ? path.resolve(path.dirname(page(name)), file) : page(name)
         assert.ok(existsSync(full), `${target}: no such file`)
+        if (packed.includes(name)) assert.ok(packed.includes(path.relative(root, full)), `${target} is not in the package`)
         if (anchor) assert.ok(anchorsOf(full).includes(anchor), `${target}: no such section`)
       }
     })

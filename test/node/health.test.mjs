@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { Hocuspocus } from '@hocuspocus/server'
 import Redis from 'ioredis'
+import { healthOf } from '../../js/dist/health.js'
 import { RedisServerAffinity } from '../../js/dist/index.js'
 import { startRedis } from '../support/redis.mjs'
 import { until } from '../support/wait.mjs'
@@ -25,7 +26,7 @@ describe('health', () => {
     t.after(() => redis.stop())
     const { affinity, hocuspocus } = instance(redis, 's1')
     t.after(() => affinity.onDestroy())
-    assert.deepEqual(flags(affinity.health()), { live: true, serving: false, ready: false, redis: 'down', member: false, draining: false, reason: 'starting' })
+    assert.deepEqual(flags(affinity.health()), { live: true, serving: false, ready: false, redis: 'down', member: false, draining: false, reason: 'starting: not connected to Redis yet' })
 
     await affinity.ready()
     await until(() => affinity.health().ready)
@@ -51,10 +52,16 @@ describe('health', () => {
     const { affinity } = instance({ options: { host: '127.0.0.1', port: 1 } }, 's1', { drainTimeout: 60_000, log: ({ message }) => lines.push(message) })
     t.after(() => affinity.onDestroy())
     await until(() => lines.some((line) => line.includes("Redis at 127.0.0.1:1 can't be reached")), { what: 'the address is told' })
+    assert.match(affinity.health().reason, /^starting: Redis at 127\.0\.0\.1:1 can't be reached, still trying: connect: connection refused$/)
     const started = performance.now()
     await affinity.drain()
     await affinity.onDestroy()
     assert.ok(performance.now() - started < 30_000)
+  })
+
+  test('a server that has reached Redis, and not joined yet, is just starting', () => {
+    const engine = { redisUp: 1, stalled: 0, peers: 0, documentsOwned: 0 }
+    assert.equal(healthOf({ hasJoined: false, isClosed: false, isDraining: false, failClosed: false, membershipMs: 0, whyAway: 'why it was', engine }).reason, 'starting')
   })
 
   test('while Redis is away servers serve, but are not ready once their membership is over; with failClosed they do not', async (t) => {
@@ -71,7 +78,8 @@ describe('health', () => {
     const { ready, member } = open.health()
     assert.equal(ready, member, 'ready as long as the membership lasts')
     await until(() => !open.health().member && !closed.health().member && closed.health().redis === 'down')
-    const away = { live: true, ready: false, redis: 'down', member: false, draining: false, reason: 'Redis is away' }
+    const reason = `Redis at ${redis.path} can't be reached, still trying: connect: connection refused`
+    const away = { live: true, ready: false, redis: 'down', member: false, draining: false, reason }
     assert.deepEqual(flags(open.health()), { ...away, serving: true })
     assert.deepEqual(flags(closed.health()), { ...away, serving: false })
 

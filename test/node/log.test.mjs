@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { describe, test } from 'node:test'
-import { promisify } from 'node:util'
+import { inspect, promisify } from 'node:util'
+import { Server } from '@hocuspocus/server'
 import Redis from 'ioredis'
 import { RedisServerAffinity } from '../../js/dist/index.js'
 import { Logger } from '../../js/dist/log.js'
@@ -32,13 +33,13 @@ const lines = (server, level) => server.run(({ kept }, level) => kept.log.filter
 const find = (server, pattern) => lines(server).then((all) => all.find(({ message }) => pattern.test(message)))
 
 /** What a call prints to the console. */
-function printed(call) {
+async function printed(call) {
   const out = []
   const { warn, error } = console
   console.warn = (...args) => out.push(['warn', ...args])
   console.error = (...args) => out.push(['error', ...args])
   try {
-    call()
+    await call()
   } finally {
     Object.assign(console, { warn, error })
   }
@@ -117,7 +118,7 @@ describe('the option log', () => {
     }
   })
 
-  test('a taken serverId is an error, with its code', async (t) => {
+  test('a taken serverId is an error, with its code, and no field says nothing', async (t) => {
     const redis = await startRedis()
     t.after(() => redis.stop())
     const entries = []
@@ -126,23 +127,26 @@ describe('the option log', () => {
     t.after(() => Promise.all([first.onDestroy(), second.onDestroy()]))
     await first.ready()
     await assert.rejects(second.ready(), { code: 'AFF_ETAKEN' })
-    const { level, code, error } = entries.find((entry) => entry.level === 'error')
+    const { level, message, code, error } = entries.find((entry) => entry.level === 'error')
     assert.deepEqual([level, code, error.code], ['error', 'AFF_ETAKEN', 'AFF_ETAKEN'])
+    assert.equal(error.message, `RedisServerAffinity: ${message}`, 'who it is about stands in the line once')
+    assert.doesNotMatch(inspect(entries, { depth: null }), /undefined/)
   })
 })
 
 describe('without it', () => {
-  test('warnings and errors are printed, nothing else, and a console that throws harms nobody', () => {
+  test('warnings and errors are printed, nothing else, and a console that throws harms nobody', async () => {
     const log = new Logger('s1')
     const error = new Error('why')
     assert.deepEqual(
-      printed(() => {
+      await printed(() => {
         log.debug('debug', { topic: 'links' })
         log.info('info')
         log.warn('100 % sure', { peer: 's2' })
         log.error('told')
         log.error('failed', { error })
         log.error('why', { error })
+        log.error('told by others', {}, true)
       }),
       [
         ['warn', '[RedisServerAffinity]', '100 % sure'],
@@ -160,6 +164,22 @@ describe('without it', () => {
     } finally {
       console.warn = warn
     }
+  })
+
+  test('a start that fails is printed once, and by us only where Hocuspocus does not', async (t) => {
+    const redis = await startRedis({ port: true, password: 'right' })
+    t.after(() => redis.stop())
+    const make = () => new RedisServerAffinity({ redis: new Redis({ port: redis.port, password: 'wrong', lazyConnect: true }) })
+    const alone = make()
+    const [line, ...more] = await printed(() => assert.rejects(alone.ready(), { code: 'AFF_EREFUSED' }))
+    await alone.onDestroy()
+    assert.deepEqual([line[0], line[1], more], ['error', '[RedisServerAffinity]', []])
+    assert.match(line[2], /^Redis can't be used: WRONGPASS/)
+
+    const server = new Server({ port: 0, address: '127.0.0.1', quiet: true, extensions: [make()] })
+    const lines = await printed(() => assert.rejects(server.listen(), { code: 'AFF_EREFUSED' }))
+    await server.destroy()
+    assert.ok(lines.length > 0 && lines.every(([, head, text]) => head === '[onListen]' && /WRONGPASS/.test(text)), inspect(lines))
   })
 
   /** What a process with such an environment prints of one line. */

@@ -50,7 +50,7 @@ describe('the table of metrics', () => {
     assert.deepEqual(info, { unused: 1 })
     const flat = JSON.stringify(rest, (key, value) => (key === 'le' ? undefined : value))
     assert.doesNotMatch(flat, /:[^0{[]/, flat)
-    assert.equal(affinity.health().reason, 'starting')
+    assert.equal(affinity.health().reason, 'starting: not connected to Redis yet')
   })
 
   test('durations are counted up to the bound of their bucket, and summed up', () => {

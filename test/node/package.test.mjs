@@ -1,17 +1,11 @@
 // What npm gets: the packed package, installed into an empty project, on every Node that is promised.
 import assert from 'node:assert/strict'
-import { chmod, copyFile, mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { chmod, copyFile, mkdir, rm, symlink, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import addon from '../../js/addon.cjs'
-import { ANSWER, project, root, run } from '../support/packed.mjs'
+import { ANSWER, listedFiles, project, root, run } from '../support/packed.mjs'
 import { startRedis } from '../support/redis.mjs'
-
-/** `a/{b,c}` is two names. */
-function expand(line) {
-  const [, head, choices, tail] = line.match(/^([^{]*)\{([^}]*)\}(.*)$/) ?? []
-  return choices === undefined ? [line] : choices.split(',').flatMap((choice) => expand(head + choice + tail))
-}
 
 /** Resolves with the exit code and the output, whatever the code is. */
 const outcome = (command, args, options) =>
@@ -34,7 +28,7 @@ describe('the packed package in an empty project', () => {
   })
 
   test('holds what test/node/package-files.txt lists, and nothing else', async () => {
-    const listed = (await readFile(path.join(root, 'test/node/package-files.txt'), 'utf8')).trim().split('\n').flatMap(expand)
+    const listed = await listedFiles()
     // Those for other machines are made by `make prebuilds`.
     const optional = (file) => file.startsWith('prebuilds/') && !file.startsWith(`prebuilds/${here}/`)
     assert.deepEqual(app.files.filter((file) => !listed.includes(file)), [], 'not listed')

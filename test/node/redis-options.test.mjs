@@ -101,6 +101,14 @@ describe('Where Redis is', () => {
     await affinity.onDestroy()
   })
 
+  test('family: of a name, only addresses of that family are tried', async () => {
+    await worksWith({ host: 'localhost', port: port(), options: { family: 4 } }) // Redis is at 127.0.0.1 alone
+    const affinity = new RedisServerAffinity({ host: 'localhost', port: port(), options: { family: 6 }, log: () => {} })
+    affinity.ready().catch(() => {})
+    await until(() => /^starting: Redis at localhost:\d+ can't be reached/.test(affinity.health().reason), { what: 'it has tried' })
+    await affinity.onDestroy()
+  })
+
   const address = { host: '127.0.0.1', port: 6379 }
   const client = () => new Redis(lazy)
   const mistakes = [

@@ -112,7 +112,7 @@ describe('Redis over TLS', () => {
       await assert.rejects(joins(t, { ...redis.options, tls: { ...redis.options.tls, ca: other.cert, minVersion: 'TLSv1.3' } }), { code: 'AFF_EREFUSED' })
     })
 
-    test('what is no PEM, or does not fit, names the option', () => {
+    test('what is no PEM, or does not fit, names the option', async () => {
       const bad = {
         'ca: no PEM certificate': { ca: 'nonsense' },
         'key needs cert': { key: mine.key },
@@ -120,7 +120,7 @@ describe('Redis over TLS', () => {
       }
       for (const [problem, tls] of Object.entries(bad)) {
         const redis = new Redis({ host: '127.0.0.1', lazyConnect: true, tls })
-        assert.throws(() => new RedisServerAffinity({ redis }).ready(), { code: 'AFF_EINVAL', message: new RegExp(`option "redis": .*${problem}`) })
+        await assert.rejects(new RedisServerAffinity({ redis }).ready(), { name: 'AffinityError', code: 'AFF_EINVAL', message: new RegExp(`option "redis": .*${problem}`) })
       }
     })
   })
@@ -150,6 +150,7 @@ describe('which way to Redis', () => {
       {
         host: 'redis.test',
         port: 7000,
+        family: 0,
         username: 'me',
         password: 'pa ss',
         db: 3,
@@ -165,6 +166,8 @@ describe('which way to Redis', () => {
     )
     assert.ok(textOf(address.tlsCA).includes(rootCertificates[0]))
     assert.equal(routeOf({ host: 'redis.test', tls: { host: 'other.test', port: 1 } }).address.host, 'other.test')
+    assert.deepEqual([routeOf('redis://redis.test?family=6'), routeOf({ family: 4, tls: {} })].map((route) => route.address.family), [6, 4])
+    assert.match(routeOf({ family: '6' }).reason, /family/)
     assert.equal(routeOf({ host: 'münchen.test' }).address.host, 'xn--mnchen-3ya.test')
     assert.deepEqual(Object.keys(routeOf({ path: '/run/redis.sock' }).address).sort(), ['connectTimeout', 'db', 'password', 'path', 'username'])
   })

@@ -40,6 +40,15 @@ const programs = {
   'program.cjs': needs.map(([what, from]) => `const { ${what} } = require('${from}')\n`).join('') + body,
 }
 
+/** `a/{b,c}` is two names. */
+function expand(line) {
+  const [, head, choices, tail] = line.match(/^([^{]*)\{([^}]*)\}(.*)$/) ?? []
+  return choices === undefined ? [line] : choices.split(',').flatMap((choice) => expand(head + choice + tail))
+}
+
+/** What the package has to hold. */
+export const listedFiles = async () => (await readFile(path.join(root, 'test/node/package-files.txt'), 'utf8')).trim().split('\n').flatMap(expand)
+
 /** Packs what has been built. Returns the archive's path and what lies in it. */
 export async function pack(folder) {
   const { stdout } = await run('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', folder], { cwd: root })

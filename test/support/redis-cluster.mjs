@@ -4,8 +4,8 @@ import { freePort, startRedis } from './redis.mjs'
 import { until } from './wait.mjs'
 
 const SLOTS = 16_384
-/** A primary would wait for more replicas before it sends them what it has. */
-const AT_ONCE = ['--repl-diskless-sync-delay', '0']
+/** A primary would wait for more replicas before it sends them what it has, and others do not count on one that it has sent nothing since. */
+const AT_ONCE = ['--repl-diskless-sync-delay', '0', '--repl-ping-replica-period', '1']
 
 async function startNode(settings) {
   const busPort = await freePort()
