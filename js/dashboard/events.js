@@ -29,8 +29,7 @@ function namesOf(documents) {
 }
 
 function moveItem({ from, to, documents }) {
-  const [{ epoch, was }] = documents
-  const details = documents.length === 1 ? `epoch ${was} → ${epoch}` : plural(documents.length, 'document')
+  const details = documents.length === 1 ? `epoch ${documents[0].epoch}` : plural(documents.length, 'document')
   const way = make('span', { className: 'way' }, tag(from), make('span', { className: 'arrow', role: 'img', ariaLabel: 'to' }, '→'), tag(to))
   return make('div', {}, make('p', {}, ...namesOf(documents)), make('p', { className: 'soft' }, way, details))
 }

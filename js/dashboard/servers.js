@@ -25,7 +25,8 @@ function newRow() {
 function fill([name, state, documents, sockets, proxies, into, out, , up, version], server, row, self) {
   const { serverId, alive, host, pid, region, messagesPerSecond: rate } = server
   setTag(name.firstElementChild, serverId)
-  say(name.lastElementChild, [`${host}:${pid}`, region, serverId === self ? 'tells this' : ''].filter(Boolean).join(' · '))
+  const last = alive ? serverId === self && 'serves this page' : `last heard at ${timeOf(server.updatedAt)}`
+  say(name.lastElementChild, [`${host}:${pid}`, region, last].filter(Boolean).join(' · '))
   const { level, text } = serverState(server)
   row.dataset.level = level
   state.firstElementChild.dataset.level = level
@@ -39,7 +40,7 @@ function fill([name, state, documents, sockets, proxies, into, out, , up, versio
   say(proxies, shown(server.proxies))
   say(into, shown(rate.in))
   say(out, shown(rate.out))
-  say(up, alive ? duration(server.updatedAt - server.startedAt) : `until ${timeOf(server.updatedAt)}`)
+  say(up, alive ? duration(server.updatedAt - server.startedAt) : '–')
   say(version, server.version)
   tint(row, serverId)
   if (alive) sparks.get(row).add(rate.in + rate.out, server.updatedAt)

@@ -7,7 +7,7 @@ const HANDED_OVER_MS = 10_000
 const REMEMBERED_MS = 600_000
 
 /**
- * An event: `{ kind: 'moved', from, to, documents: [{ name, epoch, was }] }`, or `{ kind, server }` with
+ * An event: `{ kind: 'moved', from, to, documents: [{ name, epoch }] }`, or `{ kind, server }` with
  * `up`, `gone` (no member any more), `left` (not listed any more), `draining`, `silent` or `answers`.
  */
 export class Watcher {
@@ -45,7 +45,7 @@ export class Watcher {
         const key = JSON.stringify([known.owner, owner])
         const move = moves.get(key) ?? { kind: 'moved', from: known.owner, to: owner, documents: [] }
         moves.set(key, move)
-        move.documents.push({ name, epoch, was: known.epoch })
+        move.documents.push({ name, epoch })
       }
       this.#documents.delete(name) // the longest unseen come first
       this.#documents.set(name, { owner, epoch, seen: now })

@@ -31,8 +31,8 @@ export function movedTo(response: ServerResponse, location: string, headers: Out
 
 export const isPost = (request: IncomingMessage): boolean => request.method === 'POST'
 
-/** What a form has sent, however it was parsed; undefined: too much. */
-export async function readForm(request: IncomingMessage): Promise<URLSearchParams | undefined> {
+/** What a form has sent. Rejects if it is too long, or ends too soon. */
+export async function readForm(request: IncomingMessage): Promise<URLSearchParams> {
   // Express and others may have read the body before.
   const { body } = request as { body?: unknown }
   if (typeof body === 'object' && body !== null) return new URLSearchParams(body as Record<string, string>)
@@ -40,7 +40,7 @@ export async function readForm(request: IncomingMessage): Promise<URLSearchParam
   let length = 0
   for await (const chunk of request as AsyncIterable<Buffer>) {
     length += chunk.length
-    if (length > MAX_FORM) return undefined
+    if (length > MAX_FORM) throw new Error('too long')
     chunks.push(chunk)
   }
   return new URLSearchParams(Buffer.concat(chunks).toString())

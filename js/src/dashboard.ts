@@ -73,7 +73,7 @@ export function dashboard(affinity: ObservedAffinity, options: DashboardOptions)
   async function signIn(request: IncomingMessage, response: ServerResponse): Promise<void> {
     if (access.isBarred(request)) return answer(response, 429, assets.barred, { 'retry-after': '60' })
     const form = await readForm(request)
-    if (!access.admits(request, form?.get('token') ?? '')) return answer(response, 401, assets.refused)
+    if (!access.admits(request, form.get('token') ?? '')) return answer(response, 401, assets.refused)
     movedTo(response, './', { 'set-cookie': access.cookie(request) })
   }
 
@@ -113,7 +113,7 @@ export function dashboard(affinity: ObservedAffinity, options: DashboardOptions)
     const [pathname = '', ...rest] = (request.url ?? '').split('?')
     if (pathname !== path && !pathname.startsWith(`${path}/`)) return false
     respond(request, response, pathname.slice(path.length), rest.join('?')).catch(() => {
-      // Of what it does, only reading a request that ends too soon can fail.
+      // Of what it does, only reading a form can fail.
       if (response.headersSent) response.destroy()
       else answer(response, 400, 'Bad request\n')
     })
