@@ -10,6 +10,7 @@ const MAX_ROWS = 500
 const FLASH_MS = 3000
 
 const table = find('documents')
+const note = find('documents-note')
 const compare = new Intl.Collator('en', { numeric: true }).compare
 const ORDERS = {
   name: (a, b) => compare(a.name, b.name),
@@ -52,7 +53,7 @@ function show() {
   const open = servers.reduce((total, server) => total + server.open, 0)
   const visible = Math.min(documents.length, MAX_ROWS)
   table.hidden = documents.length === 0
-  say(find('documents-note'), noteOf(open, visible, prefix))
+  say(note, noteOf(open, visible, prefix))
 }
 
 function noteOf(open, visible, prefix) {
@@ -61,9 +62,12 @@ function noteOf(open, visible, prefix) {
   return prefix ? `${plural(open, 'document')} found.` : ''
 }
 
+/** Returns what there is to say to one who has searched, and can't see the table. */
 export function showDocuments(state) {
+  const isSearched = shown !== undefined && shown.prefix !== state.prefix
   shown = state
   show()
+  return isSearched ? note.textContent || plural(state.documents.length, 'document') : ''
 }
 
 for (const header of table.querySelectorAll('[data-sort]')) {

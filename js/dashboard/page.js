@@ -50,7 +50,8 @@ function show(state) {
   find('notice').hidden = !state.error
   if (state.error) say(find('notice'), `The list of servers is not up to date: ${state.error.message}.`)
   showServers(state)
-  showDocuments(state)
+  const found = showDocuments(state)
+  if (found) say(find('announcement'), found)
   showEvents(watcher.next(state, answeredAt), answeredAt)
 }
 

@@ -75,6 +75,7 @@ function showSpread(servers) {
   for (const [index, { serverId, documents }] of servers.entries()) {
     tint(spread.children[index], serverId)
     spread.children[index].style.flexGrow = String(documents)
+    spread.children[index].hidden = documents === 0
   }
   const text = servers.map(({ serverId, documents }) => `${serverId} ${count(documents)}`).join(', ')
   spread.setAttribute('aria-label', `Documents by server: ${text}`)

@@ -1,7 +1,8 @@
 // The dashboard in Chromium: signed in with the keyboard alone, an owner killed while it looks on, light and dark, wide and narrow.
+// With DOCS_IMAGES=1 it renews the pictures of docs/dashboard.md as well.
 import assert from 'node:assert/strict'
 import { createRequire } from 'node:module'
-import { mkdir, readFile } from 'node:fs/promises'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
@@ -12,6 +13,7 @@ import { mountDashboard, TOKEN } from '../support/dashboard.mjs'
 import { until as untilTrue } from '../support/wait.mjs'
 
 const screenshots = fileURLToPath(new URL('../../build/screenshots', import.meta.url))
+const images = fileURLToPath(new URL('../../docs/images', import.meta.url))
 const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
 const until = (condition, what, timeout = 15_000) => untilTrue(condition, { every: 50, what, timeout })
 
@@ -49,7 +51,7 @@ describe('the dashboard', () => {
         document.getText('text').insert(0, 'x')
       }, 20)
       url = await mountDashboard(servers['collab-1'])
-      context = await launchBrowser({ viewport: { width: 1280, height: 900 }, reducedMotion: 'reduce' })
+      context = await launchBrowser({ viewport: { width: 1280, height: 820 }, reducedMotion: 'reduce' })
       page = await context.newPage()
       page.on('pageerror', (error) => errors.push(error.message))
       page.on('console', (message) => message.type() === 'error' && errors.push(message.text()))
@@ -65,6 +67,14 @@ describe('the dashboard', () => {
   })
 
   const shoot = (name) => page.screenshot({ path: path.join(screenshots, `dashboard-${name}.png`), fullPage: true })
+  /** What the window shows, small enough to be kept. */
+  async function picture(name) {
+    if (!process.env.DOCS_IMAGES) return
+    const devtools = await context.newCDPSession(page)
+    const { data } = await devtools.send('Page.captureScreenshot', { format: 'webp', quality: 80 })
+    await mkdir(images, { recursive: true })
+    await writeFile(path.join(images, `${name}.webp`), Buffer.from(data, 'base64'))
+  }
   const row = (table, name) => page.locator(`#${table}`).getByRole('row').filter({ has: page.getByRole('rowheader', { name, exact: table === 'documents' }) })
   const cell = (table, name, index) => row(table, name).getByRole('cell').nth(index).innerText()
   const names = () => page.locator('#documents tbody th').allInnerTexts()
@@ -136,7 +146,7 @@ describe('the dashboard', () => {
     assert.equal(await focused(), 'prefix')
     await page.keyboard.type('meetings/')
     await until(async () => (await names()).length === 2, 'two are found')
-    assert.equal(await page.locator('#documents-note').innerText(), '2 documents found.')
+    for (const place of ['documents-note', 'announcement']) assert.equal(await page.locator(`#${place}`).innerText(), '2 documents found.')
     await page.keyboard.press('Control+A')
     await page.keyboard.press('Delete')
     await until(async () => (await names()).length === DOCUMENTS.length, 'all are back')
@@ -169,12 +179,13 @@ describe('the dashboard', () => {
     assert.deepEqual(await violations(), [], 'narrow')
     assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= 360), 'nothing sticks out')
     await shoot('narrow-dark')
+    await picture('dashboard-narrow')
     await page.emulateMedia({ colorScheme: 'light' })
     await shoot('narrow')
     await page.emulateMedia({ forcedColors: 'active', contrast: 'more' })
     await shoot('narrow-contrast')
     await page.emulateMedia({ forcedColors: 'none', contrast: 'no-preference' })
-    await page.setViewportSize({ width: 1280, height: 900 })
+    await page.setViewportSize({ width: 1280, height: 820 })
   })
 
   test('an owner is killed: its documents are seen to move', async () => {
@@ -183,6 +194,7 @@ describe('the dashboard', () => {
     const moves = page.locator('#events .moved')
     await until(async () => (await page.locator('#documents tr.moved').count()) > 0, 'rows are marked')
     await shoot('moved')
+    await picture('dashboard')
     await until(async () => /moved from collab-2 to/.test(await page.locator('#announcement').innerText()), 'it is announced')
     await until(async () => (await cell('servers', 'collab-2', 0)) === 'Gone', 'it is shown as gone')
     assert.equal(await page.locator('#verdict').innerText(), 'collab-2 is gone')

@@ -15,6 +15,7 @@ import { connect, synced } from '../support/client.mjs'
 import { startCluster } from '../support/cluster.mjs'
 import { mountDashboard, TOKEN } from '../support/dashboard.mjs'
 import { startRedis } from '../support/redis.mjs'
+import { startServer } from '../support/server.mjs'
 import { until } from '../support/wait.mjs'
 
 const HOSTILE = '<img src=x onerror="alert(1)">'
@@ -346,6 +347,25 @@ describe('in a cluster', () => {
     assert.deepEqual(seen, ['/'])
     assert.equal(complaints.mock.callCount(), 0)
   })
+})
+
+test("Hocuspocus 3.4 takes its onRequest, too", async (t) => {
+  const redis = await startRedis()
+  t.after(() => redis.stop())
+  const setup = ({ kept }) => ({ extensions: [{ onRequest: (data) => kept.dashboard.onRequest(data) }] })
+  const server = await startServer({ serverId: 's1', redis, setup, hocuspocus: '3.4.0' })
+  t.after(() => server.stop())
+  await server.run(
+    async ({ affinity, kept, import: load }, built, token) => {
+      kept.dashboard = (await load(built)).dashboard(affinity, { token })
+    },
+    new URL('../../js/dist/dashboard.js', import.meta.url).href,
+    TOKEN,
+  )
+  const base = server.url.replace('ws:', 'http:')
+  assert.equal(await (await get(base)).text(), 'Welcome to Hocuspocus!')
+  assert.deepEqual((await stateOf(base)).servers.map(({ serverId }) => serverId), ['s1'])
+  assert.doesNotMatch(server.output(), /error/i)
 })
 
 describe('what the page makes of states', () => {
