@@ -89,7 +89,8 @@ export function dashboard(affinity: ObservedAffinity, options: DashboardOptions)
     if (place === '') return movedTo(response, `${path.slice(path.lastIndexOf('/') + 1)}/`)
     if (isPost(request)) {
       if (place === '/login') return signIn(request, response)
-      if (place === '/logout') return movedTo(response, './', { 'set-cookie': access.noCookie(request) })
+      // Other sites' pages can post as well, but without the cookie: they sign nobody out.
+      if (place === '/logout') return movedTo(response, './', access.isOpen(request) ? { 'set-cookie': access.noCookie(request) } : {})
     }
     if (request.method !== 'GET' && request.method !== 'HEAD') {
       const posts = place === '/login' || place === '/logout'

@@ -111,7 +111,9 @@ describe('access', () => {
     }
     const page = await get(`${base}/affinity/`, { headers: { cookie } })
     assert.match(await page.text(), /<script type="module" src="page.js">/)
-    const out = await get(`${base}/affinity/logout`, { method: 'POST' })
+    const elsewhere = await get(`${base}/affinity/logout`, { method: 'POST' })
+    assert.equal(elsewhere.headers.get('set-cookie'), null, 'what another site posts comes without the cookie')
+    const out = await get(`${base}/affinity/logout`, { method: 'POST', headers: { cookie } })
     assert.match(out.headers.get('set-cookie'), /^affinity-dashboard=; Path=\/affinity; Max-Age=0;/)
   })
 
