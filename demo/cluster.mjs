@@ -21,12 +21,12 @@ const ACTIONS = {
 
 /** Emits 'change' when any state has changed, and 'failure' with an error when Redis has gone for good. */
 export class Cluster extends EventEmitter {
-  constructor({ folder, dataFolder }) {
+  constructor({ folder, dataFolder, dashboardToken }) {
     super()
     this.setMaxListeners(0) // one for each open page
     const changed = () => this.emit('change')
     this.redis = new RedisProcess(folder, changed, (error) => this.emit('failure', error))
-    const env = { ...process.env, REDIS_SOCKET: this.redis.socket, DATA_FOLDER: dataFolder }
+    const env = { ...process.env, REDIS_SOCKET: this.redis.socket, DATA_FOLDER: dataFolder, DASHBOARD_TOKEN: dashboardToken }
     this.servers = SERVER_IDS.map((id) => new ServerProcess(id, join(folder, `${id}.sock`), env, changed))
   }
 

@@ -2,7 +2,9 @@
 //
 //   PORT        the port to open in the browser (8080, else the next free one; 0: any)
 //   DEMO_DATA   where the documents are kept (demo/data)
+//   DASHBOARD_TOKEN   opens the cluster's dashboard (a new one at each start)
 
+import { randomBytes } from 'node:crypto'
 import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -20,10 +22,11 @@ const PORTS_TO_TRY = 20
 const here = fileURLToPath(new URL('.', import.meta.url))
 const pageSource = join(here, 'page')
 const dataFolder = resolve(process.env.DEMO_DATA || join(here, 'data'))
+const dashboardToken = process.env.DASHBOARD_TOKEN || randomBytes(12).toString('base64url')
 const folder = await mkdtemp(join(tmpdir(), 'rsa-demo-'))
 process.env.PATH += ':/usr/sbin' // where Debian puts haproxy
 
-const cluster = new Cluster({ folder, dataFolder })
+const cluster = new Cluster({ folder, dataFolder, dashboardToken })
 const running = { pageServer: undefined, haproxy: undefined }
 let ending
 
@@ -41,6 +44,9 @@ async function main() {
   Open this address in two windows:
 
     http://127.0.0.1:${port}/?document=welcome
+
+  The cluster's dashboard: http://127.0.0.1:${port}/affinity/
+  Its token: ${dashboardToken}
 
   ${cluster.servers.map(({ id, program }) => `${id}: process ${program.pid}`).join('\n  ')}
   Documents are kept in ${dataFolder}

@@ -22,10 +22,16 @@ defaults
 frontend demo
   bind 127.0.0.1:${port}
   use_backend servers if { hdr(Upgrade) -i websocket }
+  use_backend dashboard if { path /affinity } or { path_beg /affinity/ }
   default_backend page
 
 backend page
   server page 127.0.0.1:${pagePort}
+
+# Any server can show the dashboard; a browser stays with one as long as that lives.
+backend dashboard
+  balance source
+${servers.map(({ id, socket }) => `  server ${id} unix@${socket} track servers/${id}`).join('\n')}
 
 backend servers
   balance roundrobin

@@ -4,12 +4,13 @@
 import { createServer } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { RedisServerAffinity, serializeRequest } from '@hocuspocus/extension-redis-affinity'
+import { dashboard } from '@hocuspocus/extension-redis-affinity/dashboard'
 import { Hocuspocus } from '@hocuspocus/server'
 import { Redis } from 'ioredis'
 import { WebSocketServer } from 'ws'
 import { FileStore } from './store.mjs'
 
-const { SERVER_ID: serverId, REDIS_SOCKET: redisSocket, SOCKET: socketPath, DATA_FOLDER: dataFolder } = process.env
+const { SERVER_ID: serverId, REDIS_SOCKET: redisSocket, SOCKET: socketPath, DATA_FOLDER: dataFolder, DASHBOARD_TOKEN: token } = process.env
 const MESSAGE_MAX_BYTES = 64 * 1024 * 1024
 const LOCK_TTL_MS = 3_000 // after this, a frozen server's documents go to another
 const LAST_STORES_MS = 3_000
@@ -32,7 +33,8 @@ const hocuspocus = new Hocuspocus({
   },
 })
 
-const httpServer = createServer((request, response) => response.end(`${serverId}\n`))
+const { handle } = dashboard(affinity, { token })
+const httpServer = createServer((request, response) => handle(request, response) || response.end(`${serverId}\n`))
 const webSocketServer = new WebSocketServer({ server: httpServer, maxPayload: MESSAGE_MAX_BYTES })
 
 webSocketServer.on('connection', (socket, request) => {

@@ -46,4 +46,4 @@ function load() {
 /** Of this package. */
 const { version } = require(path.join(root, 'package.json'))
 
-module.exports = { load, platform, version }
+module.exports = { load, platform, root, version }

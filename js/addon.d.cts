@@ -4,3 +4,5 @@ export function platform(): string
 export function load(): unknown
 /** Of this package. */
 export const version: string
+/** The package's folder. */
+export const root: string

@@ -7,9 +7,18 @@ What the package exports. This page is made from the types by \`make docs\`; [RE
 and what the errors mean.
 `
 
-/** @param {string} entry the module */
-export function describeTypes(entry) {
-  const program = ts.createProgram([entry], { module: ts.ModuleKind.NodeNext, moduleResolution: ts.ModuleResolutionKind.NodeNext })
+const DASHBOARD = `# Dashboard
+
+What \`@hocuspocus/extension-redis-affinity/dashboard\` exports; [dashboard.md](dashboard.md) explains it.
+`
+
+/** @param {string} main the module, and that of the dashboard */
+export function describeTypes(main, dashboard) {
+  const program = ts.createProgram([main, dashboard], { module: ts.ModuleKind.NodeNext, moduleResolution: ts.ModuleResolutionKind.NodeNext })
+  return [HEAD, ...sectionsOf(main, program), DASHBOARD, ...sectionsOf(dashboard, program)].join('\n')
+}
+
+function sectionsOf(entry, program) {
   const checker = program.getTypeChecker()
   const sections = []
   const exports = checker.getExportsOfModule(checker.getSymbolAtLocation(program.getSourceFile(entry)))
@@ -20,7 +29,7 @@ export function describeTypes(entry) {
   // Classes and functions first: they are what one looks for.
   const order = ['class', 'function', 'constant', 'interface', 'type']
   sections.sort((a, b) => order.indexOf(a.kind) - order.indexOf(b.kind))
-  return `${[HEAD, ...sections.map(({ markdown }) => markdown)].join('\n')}`
+  return sections.map(({ markdown }) => markdown)
 }
 
 function describe(node, checker) {

@@ -9,7 +9,7 @@ import { describeMetrics } from './metrics.mjs'
 process.chdir(path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..'))
 
 const pages = {
-  'docs/api.md': describeTypes('js/src/index.ts'),
+  'docs/api.md': describeTypes('js/src/index.ts', 'js/src/dashboard.ts'),
   'docs/c-api.md': describeHeader(readFileSync('core/aff.h', 'utf8')),
   'docs/metrics.md': describeMetrics(readFileSync('docs/metrics.md', 'utf8')),
 }

@@ -8,7 +8,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { chromium } from 'playwright-core'
+import { launchBrowser } from '../support/browser.mjs'
 import { until as untilTrue, within } from '../support/wait.mjs'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
@@ -176,6 +176,27 @@ describe('the demo', () => {
     await page.close()
   })
 
+  test('the dashboard is a link away, behind the token that the demo has printed', async () => {
+    const page = await openPage(browsers[0], demo.url('on the dashboard'))
+    const { owner } = await placementOf(page)
+    const opened = page.waitForEvent('popup')
+    await page.getByRole('link', { name: "Open the cluster's dashboard" }).click()
+    const dashboard = await opened
+    await dashboard.getByLabel('Token').fill(demo.token())
+    await dashboard.keyboard.press('Enter')
+    const row = dashboard.getByRole('row', { name: 'on the dashboard' })
+    await until(async () => (await row.getByRole('cell').first().innerText()).trim() === owner, { what: 'it shows the owner' })
+    await dashboard.getByText('Healthy: all 3 servers').waitFor()
+    // The server that it came from may be the one that goes.
+    await button(page, 'Kill', owner).click()
+    await until(async () => /→/.test(await dashboard.locator('#events').innerText()), { what: 'it shows the move', timeout: 20_000 })
+    await dashboard.screenshot({ path: path.join(screenshots, 'demo-dashboard.png') })
+    await button(page, 'Start', owner).click()
+    await allRun(page)
+    await dashboard.close()
+    await page.close()
+  })
+
   test('Ctrl-C leaves no process behind, and the documents are there at the next start', async () => {
     const page = await openPage(browsers[0], demo.url('kept'))
     await page.getByTestId('editor').pressSequentially('Kept for the next time.')
@@ -292,6 +313,7 @@ async function startDemo(data, env = {}) {
   const base = await within(address, 'the demo prints its address', START_MS)
 
   return {
+    token: () => output.match(/token: (\S+)/)[1],
     control: (place) => `${base}/control/${place}`,
     url: (documentName) => `${base}/?${new URLSearchParams({ document: documentName })}`,
     async end(signal) {
@@ -314,24 +336,6 @@ async function processesOf(data) {
   return all
     .filter(({ environment, args }) => `${environment}\0${args}`.includes(data))
     .map(({ args }) => args.replaceAll('\0', ' ').trim())
-}
-
-/** Resolves with its one context: what a page has loaded is in the cache for the next. */
-async function launchBrowser() {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    args: [
-      '--headless',
-      '--no-sandbox',
-      '--disable-gpu',
-      '--disable-quic',
-      '--no-first-run',
-      '--disable-background-networking',
-      '--disable-component-update',
-      '--disable-sync',
-    ],
-  })
-  return browser.newContext({ viewport: { width: 1280, height: 800 } })
 }
 
 /** Opens the page as a new person, again and again until the balancer has put the socket where `wanted` wants it. */

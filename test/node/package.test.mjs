@@ -67,6 +67,20 @@ describe('the packed package in an empty project', () => {
     assert.equal(addons, 2, 'addon.cjs and the binary')
   })
 
+  test('the dashboard has its files with it, imported and required', async () => {
+    const code = `
+      const name = '@hocuspocus/extension-redis-affinity/dashboard'
+      const affinity = { serverId: 's', servers: async () => [], documents: async () => ({}), health: () => ({}) }
+      const body = ({ dashboard }) => new Promise((resolve) => {
+        const { handle } = dashboard(affinity, { token: 'x'.repeat(16) })
+        const response = { writeHead: () => ({ end: (text) => resolve(String(text)) }) }
+        handle({ url: '/affinity/', method: 'GET', headers: {}, socket: {} }, response)
+      })
+      const [required, imported] = [require(name), import(name)]
+      imported.then(async (imported) => console.log((await body(required)) === (await body(imported)), (await body(required)).includes('<form')))`
+    assert.equal((await run(process.execPath, ['-e', code], { cwd: app.folder })).stdout, 'true true\n')
+  })
+
   describe('has types', () => {
     before(async () => {
       for (const name of ['consumer.mts', 'consumer.cts', 'consumer.ts']) {

@@ -1,8 +1,9 @@
 // A user's program as its types see it. test/node/package.test.mjs checks it as an ES module, as CommonJS and for a bundler.
 import { AffinityError, RedisServerAffinity, serializeRequest } from '@hocuspocus/extension-redis-affinity'
+import { dashboard, type Dashboard, type DashboardState } from '@hocuspocus/extension-redis-affinity/dashboard'
 import type { BaseWebSocket, Configuration, CustomEvents, RSAMessage, SerializedHTTPRequest } from '@hocuspocus/extension-redis-affinity'
 import { Redis } from 'ioredis'
-import type { IncomingMessage } from 'node:http'
+import { createServer, type IncomingMessage } from 'node:http'
 
 const customEvents = {
   rename: async (documentName: string, payload: { title: string }) => `${documentName}: ${payload.title}`,
@@ -16,10 +17,16 @@ const configuration: Configuration<typeof customEvents> = {
 }
 const affinity = new RedisServerAffinity(configuration)
 
+const page: Dashboard = dashboard(affinity, { token: 'a token that is long enough', path: '/ops', limit: 100 })
+createServer((request, response) => page.handle(request, response) || response.end())
+export const ownerOf = (state: DashboardState, name: string): string | undefined => state.documents.find((document) => document.name === name)?.owner
+// @ts-expect-error no token
+dashboard(affinity, {})
+
 export async function main(socket: BaseWebSocket, request: IncomingMessage): Promise<string> {
   // For CommonJS, Hocuspocus's own types can't be imported otherwise under "node16".
   const { Server } = await import('@hocuspocus/server')
-  const server = new Server({ port: 0, extensions: [affinity] })
+  const server = new Server({ port: 0, extensions: [affinity, page] })
   await server.listen()
 
   const serialized: SerializedHTTPRequest = serializeRequest(request)
