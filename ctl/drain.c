@@ -26,9 +26,8 @@ typedef struct {
     ctl_mailbox *mailbox;
     const char *server;
     char *channel;
-    size_t others;      /* that could take documents */
-    json_int_t sockets; /* of the server's own clients */
-    json_t *documents;  /* at first: an array, or NULL */
+    size_t others;     /* that could take documents */
+    json_t *documents; /* at first: an array, or NULL */
     json_int_t total, clients;
     uint64_t began_ms;
     json_t *last; /* the server's last answer, or NULL */
@@ -55,10 +54,7 @@ static bool find(drain *d) {
     }
     for (size_t i = 0; i < servers.count; i++) {
         const ctl_server *server = &servers.servers[i];
-        if (is_named(server, d->server))
-            d->sockets = ctl_card_number(server, "sockets");
-        else if (server->alive && !server->draining)
-            d->others++;
+        if (server->alive && !server->draining && !is_named(server, d->server)) d->others++;
     }
     ctl_servers_free(&servers);
     d->channel = ctl_channel_of(d->session, boot);
@@ -190,57 +186,61 @@ static json_t *find_places(drain *d) {
     return places;
 }
 
-static void print_report(const drain *d, json_t *places, json_int_t left, json_int_t unstored) {
+/* A number of the server's last answer. */
+static json_int_t told(const drain *d, const char *what) {
+    return json_integer_value(json_object_get(d->last, what));
+}
+
+static void print_report(const drain *d, json_t *places, json_int_t took_ms) {
     const char *server;
     json_t *count;
     char *name = ctl_escape(ctl_slice(d->server));
-    printf("%s is drained, in %.1f s.\n", name,
-           (double)(ctl_session_now(d->session) - d->began_ms) / 1000);
+    printf("%s is drained, in %.1f s.\n", name, (double)took_ms / 1000);
     json_object_foreach(places, server, count) {
         printf("  %lld documents: %s\n", (long long)json_integer_value(count),
                *server != '\0' ? server : "nobody owns them any more, they were closed");
     }
-    if (unstored > 0)
+    if (told(d, "unstored") > 0)
         printf("  %lld documents had not moved by drainTimeout, and went without being stored once "
                "more.\n",
-               (long long)unstored);
-    if (left > 0) printf("  %lld documents are still here.\n", (long long)left);
+               (long long)told(d, "unstored"));
+    if (told(d, "documents") > 0)
+        printf("  %lld documents are still here.\n", (long long)told(d, "documents"));
     printf(
         "It can be stopped now. Until then it goes on serving its %lld sockets, through the other "
         "servers.\n",
-        (long long)d->sockets);
+        (long long)told(d, "sockets"));
     free(name);
 }
 
 static int report(drain *d) {
+    json_int_t took_ms = (json_int_t)(ctl_session_now(d->session) - d->began_ms);
+    bool is_clean = told(d, "documents") == 0 && told(d, "unstored") == 0;
     json_t *places = find_places(d);
-    json_int_t left = json_integer_value(json_object_get(d->last, "documents"));
-    json_int_t unstored = json_integer_value(json_object_get(d->last, "unstored"));
     if (ctl_session_options(d->session)->json)
-        ctl_print_json(
-            json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "server", d->server,
-                      "drained", (int)(left == 0), "documents", d->total, "clients", d->clients,
-                      "sockets", d->sockets, "left", left, "unstored", unstored, "ms",
-                      (json_int_t)(ctl_session_now(d->session) - d->began_ms), "places", places));
+        ctl_print_json(json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "server",
+                                 d->server, "drained", (int)(told(d, "documents") == 0),
+                                 "documents", d->total, "clients", d->clients, "sockets",
+                                 told(d, "sockets"), "left", told(d, "documents"), "unstored",
+                                 told(d, "unstored"), "ms", took_ms, "places", places));
     else
-        print_report(d, places, left, unstored);
+        print_report(d, places, took_ms);
     json_decref(places);
-    return left == 0 && unstored == 0 ? CTL_OK : CTL_NO;
+    return is_clean ? CTL_OK : CTL_NO;
+}
+
+static int run(drain *d) {
+    if (!look(d)) return CTL_NO;
+    int code = confirm(d);
+    if (code != CTL_OK) return code;
+    return carry_out(d) ? report(d) : CTL_NO;
 }
 
 int ctl_drain_command(ctl_session *s, char **args) {
     drain d = {.session = s, .server = args[0]};
     if (!find(&d)) return CTL_NO;
-    int code = CTL_NO;
     d.mailbox = ctl_mailbox_open(s);
-    if (d.mailbox == NULL)
-        (void)ctl_give_up(s);
-    else if (look(&d))
-        code = confirm(&d);
-    else
-        code = CTL_NO;
-    bool has_begun = d.mailbox != NULL && d.documents != NULL && code == CTL_OK;
-    if (has_begun) code = carry_out(&d) ? report(&d) : CTL_NO;
+    int code = d.mailbox != NULL ? run(&d) : ctl_give_up(s);
     ctl_mailbox_free(d.mailbox);
     json_decref(d.documents);
     json_decref(d.last);

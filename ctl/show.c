@@ -66,6 +66,11 @@ static void print_servers(const ctl_servers *servers) {
     ctl_table_free(&table);
 }
 
+static void complain_of_none(const ctl_session *s) {
+    ctl_complain("no server has told of itself; is the prefix \"%s\" theirs?",
+                 ctl_session_options(s)->prefix);
+}
+
 int ctl_servers_command(ctl_session *s, char **args) {
     (void)args;
     ctl_servers servers;
@@ -78,8 +83,7 @@ int ctl_servers_command(ctl_session *s, char **args) {
     } else if (servers.count > 0) {
         print_servers(&servers);
     } else {
-        ctl_complain("no server has told of itself; is the prefix \"%s\" theirs?",
-                     ctl_session_options(s)->prefix);
+        complain_of_none(s);
     }
     ctl_servers_free(&servers);
     return CTL_OK;
@@ -124,6 +128,7 @@ static int choose_servers(ctl_session *s, inquiry *q) {
     if (!ctl_list_servers(s, &servers)) return ctl_give_up(s);
     for (size_t i = 0; i < servers.count; i++)
         if (servers.servers[i].alive) add_asked(q, servers.servers[i].id, servers.servers[i].boot);
+    if (servers.count == 0) complain_of_none(s);
     ctl_servers_free(&servers);
     return CTL_OK;
 }

@@ -227,7 +227,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     this.drain().catch((error) => this.#options.log.error('draining failed', { topic: 'documents', error }))
     const clients = documents.reduce((sum, { clients }) => sum + clients, 0)
     const { isDone, unstored } = this.#drain!
-    return { documents: documents.length, clients, done: isDone, unstored }
+    return { documents: documents.length, clients, sockets: this.#sockets.size, done: isDone, unstored }
   }
 
   /** Lists this server once it is a member. */

@@ -17,6 +17,8 @@ export interface DrainState {
   documents: number
   /** Their clients, wherever these are connected. */
   clients: number
+  /** Clients' sockets that are connected to it; they stay. */
+  sockets: number
   /** Nothing is left to do: the server can be stopped. */
   done: boolean
   /** Documents that had not moved in time, and went without being stored once more. */
