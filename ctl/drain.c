@@ -29,6 +29,8 @@ typedef struct {
     size_t others;     /* that could take documents */
     json_t *documents; /* at first: an array, or NULL */
     json_int_t total, clients;
+    json_int_t local;   /* documents whose clients are all connected to this server */
+    json_int_t waiting; /* of these, afterwards: those that nobody has taken */
     uint64_t began_ms;
     json_t *last; /* the server's last answer, or NULL */
 } drain;
@@ -68,6 +70,15 @@ static ctl_question ask(drain *d, const char *kind, json_t *args) {
     return q;
 }
 
+/*
+ * Whether all clients of a document are connected to the server. A drained server claims nothing,
+ * and another one claims a document when it has a client for it: until then these clients wait.
+ */
+static bool is_local(const drain *d, json_t *document) {
+    json_t *from = json_object_get(document, "from");
+    return json_object_size(from) == 1 && json_object_get(from, d->server) != NULL;
+}
+
 /* What it has, before anything is done; false: a complaint has been made. */
 static bool look(drain *d) {
     ctl_question q = ask(d, "documents", json_pack("{s:i}", "limit", LISTED_MAX));
@@ -81,18 +92,24 @@ static bool look(drain *d) {
     d->total = json_integer_value(json_object_get(q.answer, "total"));
     json_array_foreach(d->documents, index, document) {
         d->clients += json_integer_value(json_object_get(document, "clients"));
+        if (is_local(d, document)) d->local++;
     }
     json_decref(q.answer);
     return true;
 }
 
 static void show_plan(const drain *d) {
-    (void)fflush(stdout);
     ctl_complain(
         "server \"%s\" has %lld open documents with %lld clients. Draining stores each one "
-        "and moves it to one of %zu other servers; no client's socket is closed. From then "
-        "on it claims no document, until its process is started anew.",
+        "and frees it for the %zu other servers; no client's socket is closed. From then on "
+        "it claims no document, until its process is started anew.",
         d->server, (long long)d->total, (long long)d->clients, d->others);
+    if (d->local > 0)
+        ctl_complain(
+            "%lld of the documents have clients on \"%s\" alone: these wait until somebody "
+            "opens them elsewhere, or \"%s\" is stopped and they connect to another server. "
+            "So let it have no new clients, and stop it right after.",
+            (long long)d->local, d->server, d->server);
 }
 
 /* Somebody at a terminal says yes, or --yes has. */
@@ -178,6 +195,7 @@ static json_t *find_places(drain *d) {
         bool owned = reply->type == REDIS_REPLY_STRING &&
                      ctl_lease_read((aff_slice){(uint8_t *)reply->str, reply->len}, &lease);
         char *server = owned ? ctl_escape(lease.server) : ctl_format("%s", "");
+        if (!owned && is_local(d, json_array_get(d->documents, i))) d->waiting++;
         count_at(places, server);
         free(server);
         freeReplyObject(reply);
@@ -198,8 +216,11 @@ static void print_report(const drain *d, json_t *places, json_int_t took_ms) {
     printf("%s is drained, in %.1f s.\n", name, (double)took_ms / 1000);
     json_object_foreach(places, server, count) {
         printf("  %lld documents: %s\n", (long long)json_integer_value(count),
-               *server != '\0' ? server : "nobody owns them any more, they were closed");
+               *server != '\0' ? server : "owned by nobody now");
     }
+    if (d->waiting > 0)
+        printf("  %lld of these had clients on %s alone, which wait until it is stopped.\n",
+               (long long)d->waiting, name);
     if (told(d, "unstored") > 0)
         printf("  %lld documents had not moved by drainTimeout, and went without being stored once "
                "more.\n",
@@ -218,11 +239,11 @@ static int report(drain *d) {
     bool is_clean = told(d, "documents") == 0 && told(d, "unstored") == 0;
     json_t *places = find_places(d);
     if (ctl_session_options(d->session)->json)
-        ctl_print_json(json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "server",
-                                 d->server, "drained", (int)(told(d, "documents") == 0),
-                                 "documents", d->total, "clients", d->clients, "sockets",
-                                 told(d, "sockets"), "left", told(d, "documents"), "unstored",
-                                 told(d, "unstored"), "ms", took_ms, "places", places));
+        ctl_print_json(json_pack(
+            "{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "server", d->server, "drained",
+            (int)(told(d, "documents") == 0), "documents", d->total, "clients", d->clients,
+            "sockets", told(d, "sockets"), "left", told(d, "documents"), "unstored",
+            told(d, "unstored"), "waiting", d->waiting, "ms", took_ms, "places", places));
     else
         print_report(d, places, took_ms);
     json_decref(places);

@@ -242,8 +242,9 @@ describe('drain', () => {
     t.after(() => clearInterval(typing))
     const { code, out, err } = await ctl(redis, 'drain', 's1', '--yes')
     assert.equal(code, 0, err)
-    assert.match(err, /server "s1" has 2 open documents with 3 clients\. Draining stores each one and moves it to one of 1 other servers/)
-    assert.match(out, /^s1 is drained, in \d+\.\d s\.\n {2}2 documents: s2\nIt can be stopped now\. Until then it goes on serving its 1 sockets/)
+    assert.match(err, /server "s1" has 2 open documents with 3 clients\. Draining stores each one and frees it for the 1 other servers/)
+    assert.ok(!err.includes('alone'))
+    assert.match(out, /^s1 is drained, in \d+\.\d s\.\n {2}2 documents: s2\nIt can be stopped now; its 1 sockets are closed then/)
     clearInterval(typing)
     assert.deepEqual((await s1.documents()), [])
     assert.deepEqual((await s2.documents()).sort(), ['a', 'b'])
@@ -252,13 +253,31 @@ describe('drain', () => {
     await until(() => ann.document.getText('text').toString() === ben.document.getText('text').toString() && ben.document.getText('text').toString().includes('from the drained one'))
     assert.deepEqual([ann, ben, bea].map(({ socket }) => socket.closes), [[], [], []])
 
-    // It claims nothing any more, and serves what is opened through it.
+    // It claims nothing any more, and is a proxy for what others have.
+    await open(s2, 'new')
     await open(s1, 'new')
     assert.equal((await json(redis, 'owner', 'new')).server, 's2')
     await until(async () => (await json(redis, 'servers')).servers[0].draining)
     const again = await json(redis, 'drain', 's1', '--yes')
     assert.deepEqual([again.drained, again.documents], [true, 0])
     assert.deepEqual(await s1.run(({ affinity }) => affinity.health().draining), true)
+  })
+
+  test('tells of clients that have to wait until the server is stopped', async (t) => {
+    const { cluster, redis, s1, s2 } = await twoServers(t)
+    let url = s1.url
+    const alone = connect({ url: () => url, name: 'alone' })
+    t.after(() => alone.destroy())
+    await synced(alone)
+    const drained = await start(redis, ['drain', 's1', '--yes']).done
+    assert.match(drained.err, /1 of the documents have clients on "s1" alone: these wait until somebody opens them elsewhere, or "s1" is stopped/)
+    assert.match(drained.out, /1 documents: owned by nobody now\n {2}1 of these had clients on s1 alone, which wait until it is stopped\./)
+    assert.deepEqual(alone.socket.closes, [])
+    type(alone, 'not lost')
+    url = s2.url
+    await s1.stop()
+    await until(async () => (await s2.text('alone')) === 'not lost')
+    assert.equal(cluster.servers.length, 2)
   })
 
   test('asks first, and does nothing where nobody can say yes or nobody is there to take over', async (t) => {
