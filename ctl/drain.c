@@ -98,18 +98,22 @@ static bool look(drain *d) {
     return true;
 }
 
+static const char *plural(json_int_t count) {
+    return count == 1 ? "" : "s";
+}
+
 static void show_plan(const drain *d) {
     ctl_complain(
-        "server \"%s\" has %lld open documents with %lld clients. Draining stores each one "
-        "and frees it for the %zu other servers; no client's socket is closed. From then on "
-        "it claims no document, until its process is started anew.",
-        d->server, (long long)d->total, (long long)d->clients, d->others);
+        "server \"%s\" has %lld open document%s with %lld client%s. Draining stores each one and "
+        "frees it for the %zu other server%s; no client's socket is closed. From then on it "
+        "claims no document, until its process is started anew.",
+        d->server, (long long)d->total, plural(d->total), (long long)d->clients, plural(d->clients),
+        d->others, plural((json_int_t)d->others));
     if (d->local > 0)
-        ctl_complain(
-            "%lld of the documents have clients on \"%s\" alone: these wait until somebody "
-            "opens them elsewhere, or \"%s\" is stopped and they connect to another server. "
-            "So let it have no new clients, and stop it right after.",
-            (long long)d->local, d->server, d->server);
+        ctl_complain("%lld of them: clients on \"%s\" alone. These wait until somebody opens the "
+                     "document elsewhere, or \"%s\" is stopped and they connect to another server. "
+                     "So let it have no new clients, and stop it right after.",
+                     (long long)d->local, d->server, d->server);
 }
 
 /* Somebody at a terminal says yes, or --yes has. */
@@ -141,7 +145,7 @@ static int confirm(const drain *d) {
 static void show_progress(json_int_t left, json_int_t *shown) {
     if (left == *shown || !isatty(STDERR_FILENO)) return;
     *shown = left;
-    ctl_complain("%lld documents are left", (long long)left);
+    ctl_complain("%lld document%s left", (long long)left, left == 1 ? " is" : "s are");
 }
 
 /* Begins, and waits until it is done; false: a complaint has been made. */
@@ -209,28 +213,26 @@ static json_int_t told(const drain *d, const char *what) {
     return json_integer_value(json_object_get(d->last, what));
 }
 
+static void print_line(json_int_t count, const char *what) {
+    if (count > 0) printf("  %lld document%s: %s\n", (long long)count, plural(count), what);
+}
+
 static void print_report(const drain *d, json_t *places, json_int_t took_ms) {
     const char *server;
     json_t *count;
     char *name = ctl_escape(ctl_slice(d->server));
-    printf("%s is drained, in %.1f s.\n", name, (double)took_ms / 1000);
+    json_int_t sockets = told(d, "sockets"), left = told(d, "documents");
+    printf("%s is %sdrained, in %.1f s.\n", name, left > 0 ? "not completely " : "",
+           (double)took_ms / 1000);
     json_object_foreach(places, server, count) {
-        printf("  %lld documents: %s\n", (long long)json_integer_value(count),
-               *server != '\0' ? server : "owned by nobody now");
+        print_line(json_integer_value(count), *server != '\0' ? server : "owned by nobody now");
     }
-    if (d->waiting > 0)
-        printf("  %lld of these had clients on %s alone, which wait until it is stopped.\n",
-               (long long)d->waiting, name);
-    if (told(d, "unstored") > 0)
-        printf("  %lld documents had not moved by drainTimeout, and went without being stored once "
-               "more.\n",
-               (long long)told(d, "unstored"));
-    if (told(d, "documents") > 0)
-        printf("  %lld documents are still here.\n", (long long)told(d, "documents"));
-    printf(
-        "It can be stopped now. Until then it goes on serving its %lld sockets, through the other "
-        "servers.\n",
-        (long long)told(d, "sockets"));
+    print_line(d->waiting, "of these, with clients that wait until it is stopped");
+    print_line(told(d, "unstored"), "not moved by drainTimeout, and not stored once more");
+    print_line(left, "still there");
+    printf("It can be stopped now; its %lld socket%s closed then, and %s to other servers.\n",
+           (long long)sockets, sockets == 1 ? " is" : "s are",
+           sockets == 1 ? "the client connects" : "their clients connect");
     free(name);
 }
 

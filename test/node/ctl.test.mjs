@@ -242,9 +242,9 @@ describe('drain', () => {
     t.after(() => clearInterval(typing))
     const { code, out, err } = await ctl(redis, 'drain', 's1', '--yes')
     assert.equal(code, 0, err)
-    assert.match(err, /server "s1" has 2 open documents with 3 clients\. Draining stores each one and frees it for the 1 other servers/)
+    assert.match(err, /server "s1" has 2 open documents with 3 clients\. Draining stores each one and frees it for the 1 other server;/)
     assert.ok(!err.includes('alone'))
-    assert.match(out, /^s1 is drained, in \d+\.\d s\.\n {2}2 documents: s2\nIt can be stopped now; its 1 sockets are closed then/)
+    assert.match(out, /^s1 is drained, in \d+\.\d s\.\n {2}2 documents: s2\nIt can be stopped now; its 1 socket is closed then/)
     clearInterval(typing)
     assert.deepEqual((await s1.documents()), [])
     assert.deepEqual((await s2.documents()).sort(), ['a', 'b'])
@@ -270,8 +270,8 @@ describe('drain', () => {
     t.after(() => alone.destroy())
     await synced(alone)
     const drained = await start(redis, ['drain', 's1', '--yes']).done
-    assert.match(drained.err, /1 of the documents have clients on "s1" alone: these wait until somebody opens them elsewhere, or "s1" is stopped/)
-    assert.match(drained.out, /1 documents: owned by nobody now\n {2}1 of these had clients on s1 alone, which wait until it is stopped\./)
+    assert.match(drained.err, /1 of them: clients on "s1" alone\. These wait until somebody opens the document elsewhere, or "s1" is stopped/)
+    assert.match(drained.out, /1 document: owned by nobody now\n {2}1 document: of these, with clients that wait until it is stopped\n/)
     assert.deepEqual(alone.socket.closes, [])
     type(alone, 'not lost')
     url = s2.url
