@@ -50,12 +50,12 @@ BINDING_INC = -Icore -Iruntime -Ibinding $(HIREDIS_INC) $(NODE_INC)
 CORE_SRC := $(wildcard core/*.c)
 RUNTIME_SRC := $(wildcard runtime/*.c)
 BINDING_SRC := $(wildcard binding/*.c)
-C_FILES = $(wildcard $(addsuffix /*.[ch],core runtime binding sim fuzz bench test/c test/musl))
+C_FILES = $(wildcard $(addsuffix /*.[ch],core runtime binding ctl sim fuzz bench test/c test/musl))
 
 # The platform's name in prebuilds/, as Node spells it.
 PLATFORM := $(shell $(NODE) -p 'require("./js/addon.cjs").platform()' 2>/dev/null)
 
-.PHONY: all setup native js build prebuild prebuilds demo test test-c c-tests test-node test-faults test-browser matrix \
+.PHONY: all setup native ctl js build prebuild prebuilds demo test test-c c-tests test-node test-faults test-browser matrix \
 	asan tsan sim swarm mutants golden fuzz fuzz-merge fuzz-targets nomem valgrind asan-node faults bench bench-core bench-seal lifecycle \
 	lint docs format clean help c-tests
 .DEFAULT_GOAL := build
@@ -64,8 +64,8 @@ PLATFORM := $(shell $(NODE) -p 'require("./js/addon.cjs").platform()' 2>/dev/nul
 setup:
 	@scripts/setup.sh
 
-## build: the addon and the TypeScript facade
-build: native js
+## build: the addon, the TypeScript facade, affinityctl
+build: native js ctl
 
 ## native: $(B)/affinity.node
 native: $(B)/affinity.node
@@ -98,6 +98,34 @@ $(B)/obj/binding/%.o: binding/%.c
 
 $(B)/affinity.node: $(OBJ)
 	$(CC) $(ADDON) -o $@ $(OBJ) $(HIREDIS_A) $(LDFLAGS)
+
+# --- affinityctl -----------------------------------------------------------------------------------
+# A program of its own: the system's libuv and OpenSSL, and hiredis and jansson in it where there are static libraries.
+
+CTL_SRC := $(wildcard ctl/*.c)
+CTL_OBJ := $(patsubst %.c,$(B)/affctl/%.o,$(CORE_SRC) $(RUNTIME_SRC) $(CTL_SRC))
+CTL_VERSION := $(shell sed -n 's/^  "version": "\(.*\)",$$/\1/p' package.json)
+JANSSON_INC = $(patsubst -I%,-isystem %,$(shell pkg-config --cflags-only-I jansson 2>/dev/null))
+JANSSON_A = $(or $(filter /%,$(shell $(CC) -print-file-name=libjansson.a)),$(shell pkg-config --libs jansson))
+CTL_LIBS = $(HIREDIS_A) $(JANSSON_A) $(shell pkg-config --libs libuv openssl) -lm -pthread
+
+## ctl: $(B)/affinityctl, the operator's tool (takes libjansson-dev)
+ctl: $(B)/affinityctl
+
+$(B)/affctl/core/%.o: core/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN) $(DEPFLAGS) $(CORE_INC) -c $< -o $@
+
+$(B)/affctl/runtime/%.o: runtime/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN) $(DEPFLAGS) $(RUNTIME_INC) -c $< -o $@
+
+$(B)/affctl/ctl/%.o: ctl/%.c package.json
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN) $(DEPFLAGS) $(RUNTIME_INC) -Ictl $(JANSSON_INC) -DCTL_VERSION='"$(CTL_VERSION)"' -c $< -o $@
+
+$(B)/affinityctl: $(CTL_OBJ)
+	$(CC) $(SAN) -o $@ $^ $(CTL_LIBS) $(LDFLAGS)
 
 ## prebuild: what `npm pack` ships (its prepack script calls this)
 # What a removed source file left in js/dist or js/cjs must not be packed.
@@ -219,7 +247,7 @@ valgrind: $(CORE_TESTS:%=$(V)/%)
 
 ## asan-node: the Node tests on an addon under the address and undefined behaviour sanitizers (FILES=...)
 # It lies in a folder of its own, so that it can't be packed or found by anything else.
-asan-node: prebuild
+asan-node: prebuild ctl
 	@$(MAKE) --no-print-directory native B=build/asan-node OPT="-O1 $(ASAN)" LDFLAGS="$(ASAN)"
 	@scripts/asan-node.sh build/asan-node/affinity.node $(NODE) scripts/test.mjs --node $(FILES)
 
@@ -258,11 +286,11 @@ fuzz-merge: $(B)/fuzz/fuzz_$(FUZZ)
 
 ## test: setup, build, then all tests; ends with `N passed, N failed`
 test: setup
-	@$(MAKE) --no-print-directory prebuild c-tests fuzz-targets
+	@$(MAKE) --no-print-directory prebuild ctl c-tests fuzz-targets
 	@$(NODE) scripts/test.mjs --c $(V) --nomem $(V) --fuzz --node --faults --browser
 
 ## test-node: the Node tests (FILES="test/node/a.test.mjs ..." for some of them)
-test-node: prebuild
+test-node: prebuild ctl
 	@$(NODE) scripts/test.mjs --node $(FILES)
 
 ## test-faults: the fault tests on real processes, one at a time (FILES=... for some of them)
@@ -270,7 +298,7 @@ test-faults: prebuild
 	@$(NODE) scripts/test.mjs --faults $(FILES)
 
 ## matrix: the Node tests with all versions of Hocuspocus and its provider (VERSIONS="3.4.4 4.0.0", FILES=...; an hour)
-matrix: prebuild
+matrix: prebuild ctl
 	@VERSIONS="$(VERSIONS)" FILES="$(FILES)" NODE="$(NODE)" scripts/matrix.sh
 
 ## test-browser: the tests of the demo page in headless Chromium
@@ -332,4 +360,4 @@ clean:
 help:
 	@sed -n 's/^## \([a-z-]*\): /  \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
--include $(OBJ:.o=.d) $(wildcard $(V)/*/*.d $(V)/*/*/*.d $(B)/fuzz/*/*.d)
+-include $(OBJ:.o=.d) $(CTL_OBJ:.o=.d) $(wildcard $(V)/*/*.d $(V)/*/*/*.d $(B)/fuzz/*/*.d)

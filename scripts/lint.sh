@@ -16,7 +16,7 @@ must() { # must <check> <command...>: fails the check, with the command's output
 }
 
 # --- format
-must format clang-format --dry-run -Werror $(ls {core,runtime,binding,sim,fuzz,bench,test/c,test/musl}/*.[ch] 2>/dev/null)
+must format clang-format --dry-run -Werror $(ls {core,runtime,binding,ctl,sim,fuzz,bench,test/c,test/musl}/*.[ch] 2>/dev/null)
 
 # --- layers: core <- runtime <- binding, no include upward or sideways
 quoted_outside() { # quoted_outside <folder> <allowed folders...>: quoted includes of headers that lie nowhere there
@@ -32,6 +32,7 @@ quoted_outside() { # quoted_outside <folder> <allowed folders...>: quoted includ
 complain 'core includes only core' "$(quoted_outside core core)"
 complain 'runtime includes only core and runtime' "$(quoted_outside runtime core runtime)"
 complain 'binding includes only core, runtime and binding' "$(quoted_outside binding core runtime binding)"
+complain 'ctl includes only core, runtime and ctl' "$(quoted_outside ctl core runtime ctl)"
 complain 'sim includes only core and sim' "$(quoted_outside sim core sim)"
 libc='assert|ctype|errno|float|inttypes|limits|math|setjmp|stdalign|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdlib|string'
 complain 'core includes libc headers only' \
@@ -49,7 +50,7 @@ complain 'core calls no clock, I/O, thread or random function' \
 # --- the other compiler, same warnings (gcc's build of everything is `make build c-tests`)
 must 'warnings of gcc' make -s c-tests
 if command -v clang >/dev/null; then
-    must 'warnings of clang' make -s CC=clang B=build/clang native c-tests
+    must 'warnings of clang' make -s CC=clang B=build/clang native ctl c-tests
 else
     complain 'warnings of clang' 'clang is not installed (make setup installs it)'
 fi
@@ -68,6 +69,7 @@ for binary in $(ls build/affinity.node prebuilds/*/affinity.node 2>/dev/null); d
 
 # --- documentation
 must 'samples of README and docs' node scripts/readme-samples.mjs
+must 'manual page' mandoc -Tlint -W warning docs/affinityctl.1
 must 'generated pages' node scripts/docs/generate.mjs --check
 
 # --- nothing of this machine, no download address, in what is or will be tracked

@@ -25,11 +25,13 @@ need_command pkg-config pkg-config
 need_command redis-server redis-server
 need_command openssl openssl
 need_command haproxy haproxy
+need_command mandoc mandoc
 need_command chromium chromium
 need_library libuv libuv1-dev
 need_library hiredis libhiredis-dev
 need_library cmocka libcmocka-dev
 need_library openssl libssl-dev
+need_library jansson libjansson-dev
 # Without libc's headers gcc is of no use, and without recommended packages it comes without them.
 [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 

@@ -16,7 +16,7 @@ import type {
 import { version } from '../addon.cjs'
 import { adapterOf } from './adapter.js'
 import { LazyConnection } from './connection.js'
-import { Control, type DocumentInfo, type DocumentList } from './control.js'
+import { Control, type DocumentInfo, type DocumentList, type DrainState } from './control.js'
 import { Directory, type ServerInfo, type ServerState } from './directory.js'
 import { Documents } from './documents.js'
 import { Drain } from './drain.js'
@@ -200,6 +200,12 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     if (!Number.isInteger(limit) || (limit as number) < 1 || (limit as number) > MAX_LISTED) {
       throw new AffinityError('AFF_EINVAL', `limit: must be an integer from 1 to ${MAX_LISTED}`)
     }
+    const documents = this.#documentsHere(prefix).sort((a, b) => b.clients - a.clients || (a.name < b.name ? -1 : 1))
+    return { total: documents.length, documents: documents.slice(0, limit as number) }
+  }
+
+  /** Those that this server owns and has open. */
+  #documentsHere(prefix: string): DocumentInfo[] {
     const documents: DocumentInfo[] = []
     for (const document of this.#instance?.documents.values() ?? []) {
       const epoch = this.#documents.epochOf(document.name)
@@ -212,8 +218,17 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
       const clients = Object.values(from).reduce((sum, count) => sum + count, 0)
       documents.push({ name: document.name, epoch, clients, from })
     }
-    documents.sort((a, b) => b.clients - a.clients || (a.name < b.name ? -1 : 1))
-    return { total: documents.length, documents: documents.slice(0, limit as number) }
+    return documents
+  }
+
+  /** An operator's drain: it goes on, and the next question tells how far it is. */
+  #drainInBackground(): DrainState {
+    if (!this.#instance) throw new AffinityError('AFF_EINVAL', 'this server has no Hocuspocus: it has nothing to drain')
+    const documents = this.#documentsHere('')
+    this.drain().catch((error) => this.#options.log.error('draining failed', { topic: 'documents', error }))
+    const clients = documents.reduce((sum, { clients }) => sum + clients, 0)
+    const { isDone, unstored } = this.#drain!
+    return { documents: documents.length, clients, sockets: this.#sockets.size, done: isDone, unstored }
   }
 
   /** Lists this server once it is a member. */
@@ -657,8 +672,9 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     this.#handOvers = new HandOvers(this.#engine, this.#documents)
     const { prefix } = this.#options
     this.#directory = new Directory(this.#engine, prefix, { serverId: this.serverId, version })
-    this.#control = new Control(this.#engine, this.#directory, {
+    this.#control = new Control(this.#engine, this.#directory, this.serverId, {
       documents: ({ prefix = '', limit = 1000 }) => this.#listDocuments(prefix, limit),
+      drain: () => this.#drainInBackground(),
     })
     this.#tellOfItself()
     if (this.#options.failClosed) this.#watchMembership()
@@ -776,6 +792,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   #emit(kind: NewsKind, news: News): void {
     this.#logNews(kind, news)
+    if (kind !== 'failed') this.#control.tell(kind, news)
     for (const listener of this.#news.listeners(kind)) this.#tell(kind, listener as (news: News) => unknown, news)
   }
 

@@ -1,10 +1,28 @@
 import type { Directory } from './directory.js'
-import type { Engine } from './engine.js'
+import type { Engine, News, NewsKind } from './engine.js'
 import { AffinityError } from './errors.js'
+import { type WatchedEvent, Watchers } from './watchers.js'
 
 /** What one server, or an operator's tool, can ask another one; docs/PROTOCOL.md has the form. */
 export interface Questions {
   documents: { ask: { prefix?: string; limit?: number }; answer: DocumentList }
+  /** Events follow for so many seconds, to the channel that has asked. */
+  watch: { ask: { seconds: number }; answer: Record<string, never> }
+  /** Begins to drain the server, or says how far that is. */
+  drain: { ask: Record<string, never>; answer: DrainState }
+}
+
+export interface DrainState {
+  /** Those that are still here. */
+  documents: number
+  /** Their clients, wherever these are connected. */
+  clients: number
+  /** Clients' sockets that are connected to it; they stay. */
+  sockets: number
+  /** Nothing is left to do: the server can be stopped. */
+  done: boolean
+  /** Documents that had not moved in time, and went without being stored once more. */
+  unstored: number
 }
 
 /** A document at its owner. */
@@ -25,7 +43,9 @@ export interface DocumentList {
 }
 
 type Kind = keyof Questions
-export type Answers = { [K in Kind]: (ask: Questions[K]['ask']) => Questions[K]['answer'] | Promise<Questions[K]['answer']> }
+type Answer<K extends Kind> = Questions[K]['answer']
+/** What the facade answers; `watch` is answered here. */
+export type Answers = { [K in Exclude<Kind, 'watch'>]: (ask: Questions[K]['ask']) => Answer<K> | Promise<Answer<K>> }
 
 /** Messages may be lost, as all that goes through pub/sub. */
 const ANSWER_WITHIN_MS = 3000
@@ -39,6 +59,8 @@ interface Message {
   re?: number
   answer?: unknown
   error?: { code: string; message: string }
+  /** To a watcher. */
+  event?: WatchedEvent
 }
 
 interface Waiting {
@@ -51,12 +73,16 @@ interface Waiting {
 export class Control {
   #waiting = new Map<number, Waiting>()
   #questions = 0
+  readonly #watchers: Watchers
 
   constructor(
     private readonly engine: Engine,
     private readonly directory: Directory,
+    serverId: string,
     private readonly answers: Answers,
-  ) {}
+  ) {
+    this.#watchers = new Watchers(serverId, (channel, event) => this.#send(channel, { event }))
+  }
 
   /**
    * @throws AffinityError `AFF_ENOTOPEN` (no such server), `AFF_ETIMEOUT`, `AFF_EREDIS`, `AFF_ECLOSED`; what the
@@ -86,6 +112,11 @@ export class Control {
     else if (typeof message?.ask === 'string' && typeof message.id === 'number') void this.#onQuestion(from, message.id, message.ask, message.args)
   }
 
+  /** Whoever watches this server is told. */
+  tell(kind: NewsKind, news: News): void {
+    this.#watchers.tell(kind, news)
+  }
+
   close(): void {
     for (const id of [...this.#waiting.keys()]) {
       this.#settle(id, (waiting) => waiting.reject(new AffinityError('AFF_ECLOSED', 'RedisServerAffinity: the instance is closed')))
@@ -110,14 +141,21 @@ export class Control {
   async #onQuestion(to: string, id: number, kind: string, args: unknown): Promise<void> {
     let reply: Message
     try {
-      if (!Object.hasOwn(this.answers, kind)) throw new AffinityError('AFF_EINVAL', `unknown question "${kind}"`)
-      const answer = await this.answers[kind as Kind]((args ?? {}) as never)
-      reply = { re: id, answer }
+      reply = { re: id, answer: await this.#answer(to, kind, args ?? {}) }
     } catch (error) {
       const { code, message } = error as AffinityError
       reply = { re: id, error: { code: code ?? 'AFF_EEVENT', message: message ?? String(error) } }
     }
     await this.#send(to, reply).catch(() => {}) // who has asked asks again
+  }
+
+  #answer(from: string, kind: string, args: unknown): unknown {
+    if (kind === 'watch') {
+      this.#watchers.watch(from, (args as Questions['watch']['ask']).seconds)
+      return {}
+    }
+    if (!Object.hasOwn(this.answers, kind)) throw new AffinityError('AFF_EINVAL', `unknown question "${kind}"`)
+    return this.answers[kind as keyof Answers](args as never)
   }
 
   async #send(channel: string, message: Message): Promise<void> {

@@ -19,6 +19,8 @@ export class Drain {
   readonly #until: number
   readonly #atOnce: number
   #taken = new Set<Document>()
+  #isDone = false
+  #unstored = 0
 
   /** @param evict ends the instance of a document that is owned here no more; with what was not stored handed over */
   constructor(
@@ -41,7 +43,18 @@ export class Drain {
     this.engine.drain()
     await within(this.#left(), Promise.all(Array.from({ length: this.#atOnce }, () => this.#work())))
     await this.#leaveTheRest()
+    this.#isDone = true
     this.engine.log.info(`drained in ${Date.now() - started} ms`, { topic: 'documents' })
+  }
+
+  /** Is nothing left to do? */
+  get isDone(): boolean {
+    return this.#isDone
+  }
+
+  /** Documents that had not moved when the time was over. */
+  get unstored(): number {
+    return this.#unstored
   }
 
   /** Is it this drain that ends the instance? What has changed since its store is handed over then. */
@@ -114,6 +127,7 @@ export class Drain {
   async #leaveTheRest(): Promise<void> {
     const names = [...this.instance.documents.keys()]
     if (names.length === 0) return
+    this.#unstored = names.length
     await Promise.all(names.map((name) => this.engine.leave(name, true).catch(() => {})))
     for (const name of names) this.evict(name, true)
     await within(LAST_HAND_OVER_MS, this.handOvers.settled())

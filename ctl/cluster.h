@@ -1,0 +1,60 @@
+/*
+ * cluster.h - what stands in Redis about servers and documents (docs/PROTOCOL.md, Redis).
+ */
+#ifndef CTL_CLUSTER_H
+#define CTL_CLUSTER_H
+
+#include <jansson.h>
+
+#include "session.h"
+
+enum { CTL_BOOT_LEN = 16, CTL_PROCESS_LEN = 12 };
+
+/* A server that has told of itself. */
+typedef struct {
+    json_t *card; /* as `servers()` of the extension has it, with `alive` */
+    aff_slice id; /* the card's */
+    char boot[CTL_BOOT_LEN + 1];
+    bool alive; /* its membership stands, under that boot */
+    bool draining;
+} ctl_server;
+
+typedef struct {
+    ctl_server *servers; /* by name */
+    size_t count;
+} ctl_servers;
+
+/* False: see the session's error. Freed by ctl_servers_free(). */
+bool ctl_list_servers(ctl_session *s, ctl_servers *out);
+void ctl_servers_free(ctl_servers *servers);
+
+/* An integer or a string of a card; 0 or "" where it has none. */
+int64_t ctl_card_number(const ctl_server *server, const char *key);
+const char *ctl_card_text(const ctl_server *server, const char *key);
+
+typedef enum {
+    CTL_MEMBER,
+    CTL_NO_MEMBER,
+    CTL_UNKNOWN /* see the session's error */
+} ctl_membership;
+
+/* Whether a server is a member, and under which boot. */
+ctl_membership ctl_find_member(ctl_session *s, aff_slice id, char boot[CTL_BOOT_LEN + 1]);
+
+/* Where a boot's process listens; the caller's. */
+char *ctl_channel_of(ctl_session *s, const char *boot);
+
+/* `<prefix><name><rest>`; the caller's, in `data`. */
+aff_slice ctl_key(ctl_session *s, const char *name, aff_slice rest);
+
+/* A lease's record, as it was read. */
+typedef struct {
+    uint64_t epoch;
+    char boot[CTL_BOOT_LEN + 1];
+    aff_slice server; /* of the record */
+} ctl_lease;
+
+/* False: it is none that a server writes, and counts as free. */
+bool ctl_lease_read(aff_slice record, ctl_lease *out);
+
+#endif
