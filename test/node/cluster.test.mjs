@@ -42,7 +42,8 @@ for (const [what, options] of [
     const { s1, s2 } = await threeDocuments(t, { lockTTL: 2000, ...options })
     const listed = await until(async () => {
       const servers = await serversOf(s2)
-      return servers.length === 2 && servers.every(({ documents }) => documents > 0) ? servers : false
+      const [one, two] = servers // each tells of itself every third of lockTTL
+      return one?.documents === 2 && one.proxies === 1 && two?.documents === 1 && two.sockets === 2 ? servers : false
     })
     assert.deepEqual(
       listed.map(({ serverId, alive, draining, documents, sockets, proxies }) => ({ serverId, alive, draining, documents, sockets, proxies })),
