@@ -48,6 +48,15 @@ ctl_membership ctl_find_member(ctl_session *s, aff_slice id, char boot[CTL_BOOT_
     return send_get(s, id, &call) ? receive_get(s, &call, boot) : CTL_UNKNOWN;
 }
 
+bool ctl_require_member(ctl_session *s, const char *id, char boot[CTL_BOOT_LEN + 1]) {
+    ctl_membership membership = ctl_find_member(s, ctl_slice(id), boot);
+    if (membership == CTL_NO_MEMBER)
+        ctl_complain("server \"%s\" is no member of the cluster", id);
+    else if (membership == CTL_UNKNOWN)
+        ctl_complain("%s", ctl_session_error(s));
+    return membership == CTL_MEMBER;
+}
+
 /* ---- Cards ----------------------------------------------------------------------------------- */
 
 int64_t ctl_card_number(const ctl_server *server, const char *key) {

@@ -41,6 +41,9 @@ typedef enum {
 /* Whether a server is a member, and under which boot. */
 ctl_membership ctl_find_member(ctl_session *s, aff_slice id, char boot[CTL_BOOT_LEN + 1]);
 
+/* The boot of a server that has to be a member; false: a complaint has been made. */
+bool ctl_require_member(ctl_session *s, const char *id, char boot[CTL_BOOT_LEN + 1]);
+
 /* Where a boot's process listens; the caller's. */
 char *ctl_channel_of(ctl_session *s, const char *boot);
 

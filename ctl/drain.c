@@ -44,13 +44,9 @@ static bool is_named(const ctl_server *server, const char *name) {
 /* Who is there; false: a complaint has been made. */
 static bool find(drain *d) {
     char boot[CTL_BOOT_LEN + 1];
-    ctl_membership membership = ctl_find_member(d->session, ctl_slice(d->server), boot);
     ctl_servers servers;
-    if (membership == CTL_NO_MEMBER) {
-        ctl_complain("server \"%s\" is no member of the cluster", d->server);
-        return false;
-    }
-    if (membership == CTL_UNKNOWN || !ctl_list_servers(d->session, &servers)) {
+    if (!ctl_require_member(d->session, d->server, boot)) return false;
+    if (!ctl_list_servers(d->session, &servers)) {
         (void)ctl_give_up(d->session);
         return false;
     }

@@ -115,14 +115,9 @@ static int choose_servers(ctl_session *s, inquiry *q) {
     const char *name = ctl_session_options(s)->server;
     if (name != NULL) {
         char boot[CTL_BOOT_LEN + 1];
-        ctl_membership membership = ctl_find_member(s, ctl_slice(name), boot);
-        if (membership == CTL_UNKNOWN) return ctl_give_up(s);
-        if (membership == CTL_MEMBER) {
-            add_asked(q, ctl_slice(name), boot);
-            return CTL_OK;
-        }
-        ctl_complain("server \"%s\" is no member of the cluster", name);
-        return CTL_NO;
+        if (!ctl_require_member(s, name, boot)) return CTL_NO;
+        add_asked(q, ctl_slice(name), boot);
+        return CTL_OK;
     }
     ctl_servers servers;
     if (!ctl_list_servers(s, &servers)) return ctl_give_up(s);

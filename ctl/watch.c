@@ -173,16 +173,6 @@ static void look(watcher *w) {
 
 /* ---- The command ----------------------------------------------------------------------------- */
 
-static bool is_member(ctl_session *s, const char *name) {
-    char boot[CTL_BOOT_LEN + 1];
-    ctl_membership membership = ctl_find_member(s, ctl_slice(name), boot);
-    if (membership == CTL_NO_MEMBER)
-        ctl_complain("server \"%s\" is no member of the cluster", name);
-    else if (membership == CTL_UNKNOWN)
-        (void)ctl_give_up(s);
-    return membership == CTL_MEMBER;
-}
-
 static void run(watcher *w, uint64_t until_ms) {
     while (!ctl_session_is_interrupted(w->session) && !ferror(stdout)) {
         look(w);
@@ -196,7 +186,8 @@ static void run(watcher *w, uint64_t until_ms) {
 int ctl_watch_command(ctl_session *s, char **args) {
     (void)args;
     const ctl_options *o = ctl_session_options(s);
-    if (o->server != NULL && !is_member(s, o->server)) return CTL_NO;
+    char boot[CTL_BOOT_LEN + 1];
+    if (o->server != NULL && !ctl_require_member(s, o->server, boot)) return CTL_NO;
     ctl_mailbox *mailbox = ctl_mailbox_open(s);
     if (mailbox == NULL) return ctl_give_up(s);
     watcher w = {.session = s, .mailbox = mailbox};

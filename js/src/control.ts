@@ -85,7 +85,7 @@ export class Control {
   }
 
   /**
-   * @throws AffinityError `AFF_ENOTOPEN` (no such server), `AFF_ETIMEOUT`, `AFF_EREDIS`, `AFF_ECLOSED`; what the
+   * @throws AffinityError `AFF_EINVAL` (no such server), `AFF_ETIMEOUT`, `AFF_EREDIS`, `AFF_ECLOSED`; what the
    *   server has answered
    */
   async ask<K extends Kind>(serverId: string, kind: K, args: Questions[K]['ask']): Promise<Questions[K]['answer']> {
@@ -93,8 +93,8 @@ export class Control {
     if (channel === undefined) throw new AffinityError('AFF_EINVAL', `server "${serverId}" is no member of the cluster`)
     const id = ++this.#questions
     const answer = new Promise<unknown>((resolve, reject) => {
-      const give_up = () => this.#settle(id, (waiting) => waiting.reject(new AffinityError('AFF_ETIMEOUT', `server "${serverId}" does not answer`)))
-      this.#waiting.set(id, { resolve, reject, timer: setTimeout(give_up, ANSWER_WITHIN_MS) })
+      const giveUp = () => this.#settle(id, (waiting) => waiting.reject(new AffinityError('AFF_ETIMEOUT', `server "${serverId}" does not answer`)))
+      this.#waiting.set(id, { resolve, reject, timer: setTimeout(giveUp, ANSWER_WITHIN_MS) })
     })
     await this.#send(channel, { id, ask: kind, args }).catch((error) => this.#settle(id, (waiting) => waiting.reject(error)))
     return answer as Promise<Questions[K]['answer']>

@@ -33,6 +33,8 @@ export type ServerState = Pick<ServerInfo, 'draining' | 'documents' | 'sockets' 
 
 /** How long one that has gone without a word is listed. */
 const FORGET_MS = 10 * 60_000
+/** As many as one command has room for; the rest goes with the next list. */
+const FORGET_AT_ONCE = 6
 
 const textOf = (value: RedisValue | undefined) => (Buffer.isBuffer(value) ? value.toString() : undefined)
 
@@ -115,15 +117,14 @@ export class Directory {
 
   /** All servers that are listed, by name. Those that have been gone for long are removed from the list. */
   async servers(): Promise<ServerInfo[]> {
-    const told = (await this.engine.command('HVALS', this.#key)).map((value) => infoOf(textOf(value)))
-    const infos: ServerInfo[] = []
-    for (const info of told) {
-      if (!info) continue // somebody else's
-      const alive = (await this.channelOf(info.serverId)) !== undefined
-      if (alive || Date.now() - info.updatedAt < FORGET_MS) infos.push({ ...info, alive })
-      else await this.engine.command('HDEL', this.#key, info.serverId)
-    }
-    return infos.sort((a, b) => (a.serverId < b.serverId ? -1 : 1))
+    const values = await this.engine.command('HVALS', this.#key)
+    const told = values.map((value) => infoOf(textOf(value))).filter((info) => info !== undefined) // else somebody else's
+    const channels = await Promise.all(told.map(({ serverId }) => this.channelOf(serverId)))
+    const infos = told.map((info, n) => ({ ...info, alive: channels[n] !== undefined }))
+    const isListed = ({ alive, updatedAt }: ServerInfo) => alive || Date.now() - updatedAt < FORGET_MS
+    const forgotten = infos.filter((info) => !isListed(info)).map(({ serverId }) => serverId)
+    if (forgotten.length > 0) await this.engine.command('HDEL', this.#key, ...forgotten.slice(0, FORGET_AT_ONCE))
+    return infos.filter(isListed).sort((a, b) => (a.serverId < b.serverId ? -1 : 1))
   }
 
   /** Where a server listens; undefined: it is no member. */
