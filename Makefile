@@ -213,7 +213,7 @@ asan:
 ## tsan: the C tests under the thread sanitizer
 tsan:
 	@$(MAKE) --no-print-directory c-tests VARIANT=tsan OPT=-O1 SAN="-fsanitize=thread"
-	@$(NODE) scripts/test.mjs --c build/tsan
+	@C_LIMIT_S=600 $(NODE) scripts/test.mjs --c build/tsan
 
 # --- the simulator ---------------------------------------------------------------------------------
 
