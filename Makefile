@@ -213,7 +213,7 @@ asan:
 ## tsan: the C tests under the thread sanitizer
 tsan:
 	@$(MAKE) --no-print-directory c-tests VARIANT=tsan OPT=-O1 SAN="-fsanitize=thread"
-	@C_LIMIT_S=600 $(NODE) scripts/test.mjs --c build/tsan
+	@PATIENCE=5 $(NODE) scripts/test.mjs --c build/tsan
 
 # --- the simulator ---------------------------------------------------------------------------------
 
@@ -236,10 +236,10 @@ golden: $(V)/sim/sim
 mutants:
 	@scripts/mutants.sh $(or $(MAX),10000)
 
-## nomem: the core's C tests under the address sanitizer, with each of their allocations failing in turn (minutes)
+## nomem: the core's C tests under the address sanitizer, with each of their allocations failing in turn (an hour)
 nomem:
 	@$(MAKE) --no-print-directory c-tests VARIANT=asan OPT=-O1 SAN="$(ASAN)"
-	@$(NODE) scripts/nomem.mjs build/asan --all
+	@$(NODE) scripts/test.mjs --nomem build/asan each
 
 ## valgrind: the core's C tests under valgrind (minutes)
 valgrind: $(CORE_TESTS:%=$(V)/%)
@@ -249,7 +249,7 @@ valgrind: $(CORE_TESTS:%=$(V)/%)
 # It lies in a folder of its own, so that it can't be packed or found by anything else.
 asan-node: prebuild ctl
 	@$(MAKE) --no-print-directory native B=build/asan-node OPT="-O1 $(ASAN)" LDFLAGS="$(ASAN)"
-	@scripts/asan-node.sh build/asan-node/affinity.node $(NODE) scripts/test.mjs --node $(FILES)
+	@PATIENCE=4 scripts/asan-node.sh build/asan-node/affinity.node $(NODE) scripts/test.mjs --node $(FILES)
 
 # --- fuzzing ---------------------------------------------------------------------------------------
 # fuzz/fuzz_*.c are libFuzzer targets, with the inputs that are kept in fuzz/corpus/<target>. clang

@@ -1,3 +1,6 @@
+/** On builds that are slow (`make asan-node`) all deadlines are later. */
+const patience = Number(process.env.PATIENCE ?? 1)
+
 /**
  * Waits for a condition by polling: tests wait for what they need, with a deadline, never for a time.
  *
@@ -7,7 +10,7 @@
  * @returns {Promise<T>}
  */
 export async function until(condition, { timeout = 10_000, every = 5, what = condition.toString() } = {}) {
-  const deadline = Date.now() + timeout
+  const deadline = Date.now() + patience * timeout
   let last
   for (;;) {
     try {
@@ -36,7 +39,7 @@ export async function until(condition, { timeout = 10_000, every = 5, what = con
 export function within(promise, what, timeout = 10_000) {
   let timer
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`not within ${timeout} ms: ${what}`)), timeout)
+    timer = setTimeout(() => reject(new Error(`not within ${timeout} ms: ${what}`)), patience * timeout)
   })
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
 }
