@@ -2,11 +2,11 @@
  * nomem.h - any test of the core, while an allocation fails.
  *
  * With AFF_FAIL_AT=each in the environment, every allocation of a test's engines is one at which
- * the process forks: in the child it fails. The engine that made it must say AFF_ENOMEM then and for
- * ever, and must not be a member; all engines of the test must give all their memory back, whatever
- * they were doing. The child ends there; the test goes on to its next allocation, and to its end.
- * Beyond 5,000 it is every hundredth part more: some tests make 100,000s. AFF_FAIL_AT=some takes very
- * few, others in every test. AFF_FAIL_AT=n repeats one, without a fork.
+ * the process forks: in the child it fails. The engine that made it must say AFF_ENOMEM then and
+ * for ever, and must not be a member; all engines of the test must give all their memory back,
+ * whatever they were doing. The child ends there; the test goes on to its next allocation, and to
+ * its end. Beyond 5,000 it is every hundredth part more: some tests make 100,000s. AFF_FAIL_AT=some
+ * takes very few, others in every test. AFF_FAIL_AT=n repeats one, without a fork.
  */
 #ifndef NOMEM_H
 #define NOMEM_H
