@@ -19,12 +19,31 @@ const C_LIMIT_MS = patience * 120_000
 const NODE_LIMIT_MS = patience * 15 * 60_000
 const FILE_LIMIT_MS = patience * 300_000
 
+const running = new Set()
+
+function killGroup(child) {
+  try {
+    process.kill(-child.pid, 'SIGKILL')
+  } catch {
+    // It has ended by itself.
+  }
+}
+
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.on(signal, () => {
+    running.forEach(killGroup)
+    process.exit(1)
+  })
+}
+
 function run(command, args, { limit, env = {}, onText = () => {} }) {
   return new Promise((resolve) => {
-    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } })
+    // In a group of its own: what it has started ends with it.
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env }, detached: true })
+    running.add(child)
     const stop = () => {
       console.log(`${command} ${args.join(' ')}: no end after ${limit / 1000} s, stopped`)
-      child.kill('SIGKILL')
+      killGroup(child)
     }
     const timer = limit < Infinity ? setTimeout(stop, limit) : undefined
     // cmocka writes its sums to standard error.
@@ -36,6 +55,7 @@ function run(command, args, { limit, env = {}, onText = () => {} }) {
     }
     child.on('error', (error) => console.log(error.message))
     child.on('close', (code, signal) => {
+      running.delete(child)
       clearTimeout(timer)
       resolve(signal ?? code)
     })
