@@ -153,7 +153,8 @@ typedef enum {
     AFF_EV_CONFIRM,      /* `request`, `document`: is the lease still ours? AFF_ACT_CLAIMED */
     AFF_EV_LEAVE,        /* `request`, `document`: gives it up, whatever it is used for; its routes
                             move. AFF_ACT_CLAIMED, when it is free; AFF_EOWNED: it has gone before.
-                            `flag`: at once, whatever Redis says, and if it says nothing */
+                            `flag`: at once, whatever Redis says, and if it says nothing; else
+                            `name` and `data`, if given: the serverId and boot of the next owner */
     AFF_EV_UNUSE,        /* `document`, `use`: ends a use that was granted */
     AFF_EV_EMIT,         /* `request`, `name`, `document`, `data`, `flag`: only if open; `code` 1:
                             claims the document even after AFF_EV_DRAIN */

@@ -120,9 +120,11 @@ static void check_doc(const aff_engine *e, const aff__doc *doc) {
     AFF_ASSERT(!doc->left || is_left);
     AFF_ASSERT(!doc->kept || doc->state == AFF_DOC_FREE || doc->state == AFF_DOC_CLAIMING ||
                doc->state == AFF_DOC_CHECKING);
-    /* I3: a document without uses, waiters, routes and served addresses is not OWNED, nor kept in
-     * mind as REMOTE. */
-    AFF_ASSERT(!is_idle(doc) || doc->state == AFF_DOC_FREE || is_asked(doc) || doc->refreshing);
+    /* I3: a document without uses, waiters, routes and served addresses is not OWNED, unless it has
+     * just been given to this server, nor kept in mind as REMOTE. */
+    bool is_given = owned && e->now < doc->given_until && e->resume_at <= doc->given_until;
+    AFF_ASSERT(!is_idle(doc) || doc->state == AFF_DOC_FREE || is_asked(doc) || doc->refreshing ||
+               is_given);
     AFF_ASSERT(!doc->answering);
     /* I8: OWNED has an epoch and a record of this boot, REMOTE an epoch and an owner that is a
      * peer, and nothing else has an owner. */

@@ -323,7 +323,7 @@ static void dispatch(aff_engine *e, const aff_event *v) {
         case AFF_EV_PROXY_CLOSE: aff__proxy_closed(e, v->socket, v->code, v->data); break;
         case AFF_EV_CLAIM: on_claim(e, v); break;
         case AFF_EV_CONFIRM: aff__doc_confirm(e, v->request, v->document); break;
-        case AFF_EV_LEAVE: aff__doc_leave(e, v->request, v->document, v->flag); break;
+        case AFF_EV_LEAVE: aff__doc_leave(e, v); break;
         case AFF_EV_UNUSE: on_unuse(e, v); break;
         case AFF_EV_EMIT: aff__event_emit(e, v); break;
         case AFF_EV_EVENT_RESULT: aff__event_result(e, v->request, v->status, v->data); break;
@@ -344,8 +344,10 @@ static bool is_sane(const aff_event *v) {
     switch (v->type) {
         case AFF_EV_CLAIM:
         case AFF_EV_UNUSE: return is_name(v->document) && v->use < AFF_USE_ROUTE;
-        case AFF_EV_CONFIRM:
-        case AFF_EV_LEAVE: return is_name(v->document);
+        case AFF_EV_CONFIRM: return is_name(v->document);
+        case AFF_EV_LEAVE:
+            return is_name(v->document) && v->name.len <= AFF_SERVER_ID_MAX &&
+                   (v->data.len == 0 || (v->data.len == AFF_BOOT_LEN && v->name.len > 0));
         case AFF_EV_EMIT: return is_name(v->document) && v->data.len <= AFF_MESSAGE_MAX;
         default: return true;
     }

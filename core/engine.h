@@ -89,13 +89,16 @@ struct aff__doc {
     aff__buf record;  /* OWNED, RELEASING: ours, as it is in Redis; CHECKING: the holder's */
     aff__peer *owner; /* REMOTE */
     uint32_t uses[AFF_USE_COUNT];
-    bool kept : 1;       /* the app counts on the lease: owned before the boot changed */
-    bool peeked : 1;     /* CLAIMING: only to look */
-    bool doubted : 1;    /* the server that Redis has named does not own it, under `epoch` */
-    bool answering : 1;  /* those who wait are being answered: settled when that is done */
-    bool refreshing : 1; /* Redis has been asked to keep our record for longer */
-    uint64_t asked;      /* CLAIMING: the request to Redis */
-    uint64_t left;       /* RELEASING: the request of AFF_EV_LEAVE; else 0 */
+    bool kept : 1;        /* the app counts on the lease: owned before the boot changed */
+    bool peeked : 1;      /* CLAIMING: only to look */
+    bool giving : 1;      /* RELEASING: to another server */
+    bool expected : 1;    /* CLAIMING: somebody says that it is ours, under `epoch` */
+    uint64_t given_until; /* kept for so long, though nobody wants it yet */
+    bool doubted : 1;     /* the server that Redis has named does not own it, under `epoch` */
+    bool answering : 1;   /* those who wait are being answered: settled when that is done */
+    bool refreshing : 1;  /* Redis has been asked to keep our record for longer */
+    uint64_t asked;       /* CLAIMING: the request to Redis */
+    uint64_t left;        /* RELEASING: the request of AFF_EV_LEAVE; else 0 */
     uint64_t refresh_at;
     uint64_t absent_at; /* when its holder's membership was found missing first; 0: not */
     aff__list waiters;  /* aff__waiter: claims and events that want the lease or its owner */
@@ -445,6 +448,7 @@ bool aff__doc_settle(aff_engine *e, aff__doc *doc);
 /* `peer` says that it does not own the document: whatever is remembered of that is forgotten. */
 void aff__doc_doubt(aff_engine *e, aff_slice name, aff__peer *peer);
 /* We are named as the owner under an epoch that we do not own. */
+bool aff__doc_expect(aff_engine *e, aff_slice name, uint64_t epoch);
 void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch);
 void aff__doc_raised(aff_engine *e, aff__doc *doc, uint64_t epoch);
 void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer);
@@ -457,7 +461,7 @@ void aff__docs_release(aff_engine *e); /* shutting down */
 void aff__docs_scan(aff_engine *e);    /* from time to time */
 void aff__claim_timeout(aff_engine *e);
 void aff__doc_confirm(aff_engine *e, uint64_t request, aff_slice name);
-void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name, bool at_once);
+void aff__doc_leave(aff_engine *e, const aff_event *v);
 void aff__waiter_free(aff_engine *e, aff__waiter *waiter);
 
 /* link.c */

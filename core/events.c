@@ -156,7 +156,7 @@ static bool on_event(aff_engine *e, aff__peer *peer, aff_slice rest) {
     if (!doc || doc->state != AFF_DOC_OWNED || doc->epoch != epoch) {
         e->stats.refused++;
         e->stats.refused_events++;
-        aff__doc_disown(e, document, epoch);
+        if (!aff__doc_expect(e, document, epoch)) aff__doc_disown(e, document, epoch);
         send_result(e, peer, id, AFF_EOWNED, aff__none());
         return true;
     }

@@ -11,6 +11,9 @@
  *    |       is away   (dead: claim with its record expected)
  *    +------- nobody wants it any more
  *
+ * A document that is given to another server is RELEASING too, and still served: if Redis does not
+ * answer, it goes on as one that is `kept`.
+ *
  * Invariants (aff_check): OWNED has an epoch and a record, and REMOTE an owner; a document without
  * uses, waiters, routes and served addresses is not OWNED (I3), and is forgotten unless Redis is
  * being asked about it.
@@ -20,7 +23,7 @@
 #include <stdio.h>
 
 /* A record outlives its server by this at most; refreshed at half. */
-enum { LOOK_AGAIN_MS = 30, REFUSED_AGAIN_MS = 500 };
+enum { LOOK_AGAIN_MS = 30, REFUSED_AGAIN_MS = 500, GIVEN_MS = 1000 };
 static const uint64_t RECORD_TTL_MS = 24ull * 3600 * 1000;
 
 static const bool allowed[AFF_DOC_STATES][AFF_DOC_STATES] = {
@@ -80,7 +83,7 @@ static bool is_wanted(const aff__doc *doc) {
 }
 
 bool aff__doc_serves(const aff__doc *doc) {
-    return doc->state == AFF_DOC_OWNED || doc->kept;
+    return doc->state == AFF_DOC_OWNED || doc->kept || doc->giving;
 }
 
 void aff__doc_use(aff_engine *e, aff__doc *doc, aff_use use) {
@@ -119,27 +122,32 @@ static bool is_leaving(const aff_engine *e, const aff__doc *doc) {
     return true;
 }
 
-/* `expected`: the record that may be overwritten: a dead boot's, or of our own former boot. */
-static void claim(aff_engine *e, aff__doc *doc, aff_slice expected) {
-    char standing[24], highest[24], ttl[24];
-    /* A record of ours may stand as it is; what is new is above all that this server has seen. */
-    uint64_t least = doc->kept ? doc->epoch : e->stats.epoch_max;
-    snprintf(standing, sizeof(standing), "%llu", (unsigned long long)least);
+/*
+ * Has Redis record the document for a server: this one, or who is given it. `standing`: a record of
+ * that one stands if its epoch is this or above; `expected`: the record that may be overwritten: a
+ * dead boot's, or of our own former boot, or our own; `mode`: the script's ARGV[6].
+ */
+static void ask_for_lease(aff_engine *e, aff__doc *doc, aff__ask_kind kind, aff_slice boot,
+                          aff_slice server, uint64_t standing, aff_slice expected,
+                          const char *mode) {
+    char least[24], highest[24], ttl[24];
+    snprintf(least, sizeof(least), "%llu", (unsigned long long)standing);
     snprintf(highest, sizeof(highest), "%llu", (unsigned long long)e->stats.epoch_max);
     snprintf(ttl, sizeof(ttl), "%llu", (unsigned long long)RECORD_TTL_MS);
+    aff_slice argv[] = {lease_key(e, doc), boot,          server,         aff__str(least),
+                        expected,          aff__str(ttl), aff__str(mode), aff__str(highest)};
+    aff__ask_redis(e, kind, doc, e->member.boot, AFF_SCRIPT_CLAIM, 8, argv);
+}
+
+static void claim(aff_engine *e, aff__doc *doc, aff_slice expected) {
     doc->peeked = wants_to_look_only(doc) || is_leaving(e, doc);
-    aff_slice argv[] = {lease_key(e, doc),
-                        aff__str(e->member.boot),
-                        aff__str(e->config.server_id),
-                        aff__str(standing),
-                        expected,
-                        aff__str(ttl),
-                        aff__str(doc->peeked ? "1"
-                                 : doc->kept ? "2"
-                                             : "0"),
-                        aff__str(highest)};
     to(e, doc, AFF_DOC_CLAIMING);
-    aff__ask_redis(e, AFF_ASK_CLAIM, doc, e->member.boot, AFF_SCRIPT_CLAIM, 8, argv);
+    /* A record of ours may stand as it is; what is new is above all that this server has seen. */
+    ask_for_lease(e, doc, AFF_ASK_CLAIM, aff__str(e->member.boot), aff__str(e->config.server_id),
+                  doc->kept || doc->expected ? doc->epoch : e->stats.epoch_max, expected,
+                  doc->peeked ? "1"
+                  : doc->kept ? "2"
+                              : "0");
     doc->asked = e->next_id;
 }
 
@@ -147,6 +155,13 @@ static void release(aff_engine *e, aff__doc *doc) {
     aff_slice argv[] = {lease_key(e, doc), aff__buf_slice(&doc->record)};
     to(e, doc, AFF_DOC_RELEASING);
     aff__ask_redis(e, AFF_ASK_RELEASE, doc, NULL, AFF_SCRIPT_RELEASE, 2, argv);
+}
+
+/* The same, and the lease is another server's then; which learns of it from those who come. */
+static void give(aff_engine *e, aff__doc *doc, aff_slice server, aff_slice boot) {
+    doc->giving = true;
+    to(e, doc, AFF_DOC_RELEASING);
+    ask_for_lease(e, doc, AFF_ASK_RELEASE, boot, server, 0, aff__buf_slice(&doc->record), "0");
 }
 
 static void forget(aff_engine *e, aff__doc *doc) {
@@ -177,10 +192,20 @@ static bool is_offered_here(const aff_engine *e, const aff__doc *doc) {
     return false;
 }
 
+/* Who has been given a document keeps it until those who bring it have come. */
+static bool is_just_given(const aff_engine *e, const aff__doc *doc) {
+    return e->now < doc->given_until && !e->member.draining;
+}
+
 bool aff__doc_settle(aff_engine *e, aff__doc *doc) {
     if (doc->answering || is_asked(doc)) return true; /* the answer goes on */
     if (doc->state == AFF_DOC_OWNED) {
-        if (!is_wanted(doc) && !is_offered_here(e, doc)) release(e, doc);
+        if (is_wanted(doc) || is_offered_here(e, doc)) return true;
+        if (is_just_given(e, doc)) {
+            aff__docs_resume_at(e, doc->given_until);
+        } else {
+            release(e, doc);
+        }
         return true;
     }
     if (is_idle(doc)) {
@@ -199,6 +224,26 @@ void aff__doc_doubt(aff_engine *e, aff_slice name, aff__peer *peer) {
     if (!doc || doc->state != AFF_DOC_REMOTE || doc->owner != peer) return;
     doc->doubted = true;
     to(e, doc, AFF_DOC_FREE);
+}
+
+/*
+ * Somebody comes to us with a document that we know nothing of: Redis says that it is ours. It may
+ * be, if its former owner has given it to us. Asks, if this server takes anything; else false.
+ */
+bool aff__doc_expect(aff_engine *e, aff_slice name, uint64_t epoch) {
+    aff__saw_epoch(e, epoch);
+    aff__doc *doc = aff__doc_get(e, name);
+    bool is_news =
+        doc->state == AFF_DOC_FREE || (doc->state == AFF_DOC_REMOTE && doc->epoch < epoch);
+    if (!is_news || doc->kept || e->member.draining || !may_claim(e, doc)) {
+        aff__doc_settle(e, doc);
+        return false;
+    }
+    if (doc->state == AFF_DOC_REMOTE) to(e, doc, AFF_DOC_FREE);
+    doc->epoch = epoch;
+    doc->expected = true;
+    claim(e, doc, aff__none());
+    return true;
 }
 
 /* A record can outlive its release, or the claim that nobody waited for: Redis was away. While this
@@ -391,12 +436,17 @@ static void left(aff_engine *e, aff__doc *doc, int status) {
     if (AFF_MUTATE(16, false, true)) answer_left(e, request, status);
 }
 
-void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name, bool at_once) {
-    aff__doc *doc = aff__doc_find(e, name);
+void aff__doc_leave(aff_engine *e, const aff_event *v) {
+    aff__doc *doc = aff__doc_find(e, v->document);
     bool can_ask = doc && doc->state == AFF_DOC_OWNED && aff__is_member(e);
+    bool at_once = v->flag;
     if (can_ask && !at_once) {
-        doc->left = request;
-        release(e, doc);
+        doc->left = v->request;
+        if (v->data.len > 0) {
+            give(e, doc, v->name, v->data);
+        } else {
+            release(e, doc);
+        }
         return;
     }
     if (doc && at_once) {
@@ -404,8 +454,16 @@ void aff__doc_leave(aff_engine *e, uint64_t request, aff_slice name, bool at_onc
         if (can_ask) release(e, doc);
         abandon(e, doc);
     }
-    answer_left(e, request, can_ask ? 0 : AFF_EREDIS);
+    answer_left(e, v->request, can_ask ? 0 : AFF_EREDIS);
     if (doc && at_once) aff__doc_settle(e, doc);
+}
+
+/* Whether it happened the next claim will tell; until then all goes on as it was. */
+static void not_given(aff_engine *e, aff__doc *doc, int status) {
+    uint64_t request = doc->left;
+    doc->left = 0;
+    doc->kept = true;
+    answer_left(e, request, status);
 }
 
 /* Where our record did not stand any more, somebody else may have the document. */
@@ -671,11 +729,21 @@ void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply)
         aff__doc_settle(e, doc);
         return;
     }
+    if (ask->kind == AFF_ASK_CLAIM) {
+        doc->given_until = doc->expected ? e->now + GIVEN_MS : 0;
+        doc->expected = false;
+    }
     bool outdated =
         ask->kind == AFF_ASK_CLAIM && memcmp(ask->boot, e->member.boot, AFF_BOOT_LEN) != 0;
     if (ask->kind == AFF_ASK_RELEASE) {
+        bool is_kept = doc->giving && reply->status != 0;
         to(e, doc, AFF_DOC_FREE); /* a record that Redis kept falls to our own next claim */
-        if (doc->left) left(e, doc, left_status(reply));
+        doc->giving = false;
+        if (is_kept) {
+            not_given(e, doc, reply->status);
+        } else if (doc->left) {
+            left(e, doc, left_status(reply));
+        }
         aff__doc_settle(e, doc);
     } else if (reply->status != 0 || outdated) {
         to(e, doc, AFF_DOC_FREE);

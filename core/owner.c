@@ -215,12 +215,13 @@ static void on_offer(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
     if (doc) aff__doc_raised(e, doc, epoch);
     bool undecided = doc && (doc->state == AFF_DOC_CLAIMING || doc->state == AFF_DOC_CHECKING);
     bool owned = doc && doc->state == AFF_DOC_OWNED && AFF_MUTATE(1, true, doc->epoch == epoch);
-    if (!undecided && !owned) {
+    if (!undecided && !owned && !aff__doc_expect(e, frame->document, epoch)) {
         e->stats.refused++;
         aff__doc_disown(e, frame->document, epoch);
         answer(e, AFF_FRAME_REFUSE, proxy, epoch, frame->address);
         return;
     }
+    doc = aff__doc_get(e, frame->document);
     aff__served *served = find_served(e, proxy, frame->address);
     if (!served) served = new_served(e, proxy, doc, frame->address);
     if (served->accepted && !owned) { /* offered again: it waits like any other */

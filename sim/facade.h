@@ -47,6 +47,7 @@ typedef struct hocus_address {
     char address[ADDRESS_MAX];
     int name;
     address_phase phase;
+    bool was_left; /* openings.ts */
     held_frame *queue, **queue_end;
     connection con;
 } hocus_address;
@@ -170,6 +171,7 @@ void hocus_after(server *s, uint64_t us, sim_call call, void *arg, uint64_t numb
 named *hocus_named(server *s, int name);
 void hocus_destroy(instance *i);
 void hocus_give_turn(instance *i);
+void hocus_may_unload(instance *i); /* if nobody has it open */
 void hocus_owned(server *s, int name, uint64_t epoch);
 void hocus_took_over(server *s, int name);
 

@@ -47,6 +47,7 @@ static void application_does(sim *w, void *arg, uint64_t number) {
         case 1: facade_hold(s, name); return;
         case 2: facade_emit(s, name); return;
         case 3: facade_write(s, name); return;
+        case 4: facade_move(s, name, any_server(w)->index); return;
         default: facade_announce(s, name); return;
     }
 }
@@ -119,9 +120,11 @@ static void do_one(sim *w) {
             if (chance(w, 300)) redis_is_flushed(w);
             return;
         case 22: tcp_break_any(s); return;
+        case 25:
+        case 26: application(w, s, 4); return;
         case 23:
         case 24: tcp_silence_any(s, some_time(w, 8000)); return;
-        default: application(w, s, 4); return;
+        default: application(w, s, 5); return;
     }
 }
 

@@ -441,9 +441,27 @@ static void on_frame(hocus_address *a, aff_slice data) {
     }
 }
 
+/* It waits for the document still, which has left meanwhile. */
+static void leave_address(hocus *h, int name) {
+    for (hocus_address *a = h ? h->addresses : NULL; a; a = a->next) {
+        if (a->name == name && (a->phase == AUTHENTICATING || a->phase == LOADING))
+            a->was_left = true;
+    }
+}
+
+static void leave_addresses(server *s, int name) {
+    for (client_socket *c = s->facade->sockets; c; c = c->next) leave_address(c->hocus, name);
+    for (proxy_socket *p = s->facade->proxies; p; p = p->next) leave_address(p->hocus, name);
+}
+
 static void established(server *s, void *arg, instance *i) {
     hocus_address *a = arg;
     if (a->phase != LOADING) return;
+    if (a->was_left) {
+        a->phase = OVER;
+        if (i) hocus_after(s, 100, after_disconnect, i, 0);
+        return;
+    }
     if (!i) {
         a->phase = OVER;
         bool has_moved = hocus_named(s, a->name)->has_moved;
@@ -469,9 +487,10 @@ static void authenticated(sim *w, void *arg, uint64_t number) {
     bytes frame = {0};
     make_auth(&frame, address_of(a->address), AFF_HP_AUTHENTICATED,
               a->con.readonly ? "readonly" : "read-write");
-    a->phase = LOADING;
+    a->phase = a->was_left ? OVER : LOADING;
     send_frame(a, &frame);
     free(frame.data);
+    if (a->was_left) return;
     hocus_want(a->hocus->s, a->name, established, a);
 }
 
@@ -629,6 +648,7 @@ void hocus_evict(server *s, int name, bool hand_over) {
     }
     n->holds = 0;
     n->hold_generation++;
+    leave_addresses(s, name);
     if (!last) return;
     sim_trace(s->w, s->name, "gives %s up%s", s->w->names[name].name,
               hand_over ? ", and hands it over" : "");
@@ -652,6 +672,10 @@ void hocus_give_turn(instance *i) {
     } else if (n->is_debounced) {
         store_now(i, NULL, NULL);
     }
+}
+
+void hocus_may_unload(instance *i) {
+    unload(i);
 }
 
 /* ---- For those who watch ------------------------------------------------------------------ */

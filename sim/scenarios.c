@@ -48,6 +48,15 @@ static void drain(sim *w) {
     end(w);
 }
 
+static void moved(sim *w) {
+    begin(w);
+    sim_note(w, "an operator moves the document");
+    facade_move(&w->servers[0], 0, 2);
+    both_type(w);
+    sim_until(w, 2 * SECOND);
+    end(w);
+}
+
 static void redis_restart(sim *w) {
     begin(w);
     sim_note(w, "Redis restarts without its data");
@@ -69,6 +78,7 @@ static void lost_batch(sim *w) {
 const scenario scenarios[] = {
     {"owner-killed", "the owner of a document is killed", owner_killed},
     {"drain", "the owner of a document leaves in good order", drain},
+    {"moved", "a document is moved to another server", moved},
     {"redis-restart", "Redis restarts without its data", redis_restart},
     {"lost-batch", "a message between two servers is lost", lost_batch},
     {NULL, NULL, NULL},

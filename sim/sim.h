@@ -276,10 +276,11 @@ void tcp_heal(server *s);
 facade *facade_new(server *s);
 void facade_do(server *s, const item *it); /* on the JavaScript thread */
 void facade_turn_ends(server *s);
-void facade_write(server *s, int name);    /* a direct connection writes, and stays a while */
-void facade_emit(server *s, int name);     /* a custom event */
-void facade_hold(server *s, int name);     /* lockDocument, for a while */
-void facade_drain(server *s, bool leave);  /* and ends the process */
+void facade_write(server *s, int name);   /* a direct connection writes, and stays a while */
+void facade_emit(server *s, int name);    /* a custom event */
+void facade_hold(server *s, int name);    /* lockDocument, for a while */
+void facade_drain(server *s, bool leave); /* and ends the process */
+void facade_move(server *s, int name, int to);
 void facade_announce(server *s, int name); /* a stateless broadcast: its epoch */
 unsigned facade_loaded(const server *s);
 /* Edits that a living server holds in memory: loaded, or being handed over. */

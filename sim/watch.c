@@ -71,11 +71,14 @@ void watch_grant(sim *w, server *s, aff_slice key, aff_slice record) {
     const char *name = word(aff__slice(key.data + 8, key.len - 8)); /* behind rsaLock: */
     document_info *d = &w->names[name_of(w, name)];
     uint64_t epoch = strtoull((const char *)record.data, NULL, 10);
-    if (d->confirmed[s->index][0].epoch != epoch) {
+    bool is_own = record.data[record.len - 1] == (uint8_t)s->name[0]; /* else: given */
+    if (is_own && d->confirmed[s->index][0].epoch != epoch) {
         d->confirmed[s->index][1] = d->confirmed[s->index][0];
     }
-    d->confirmed[s->index][0].epoch = epoch;
-    d->confirmed[s->index][0].at = w->now;
+    if (is_own) {
+        d->confirmed[s->index][0].epoch = epoch;
+        d->confirmed[s->index][0].at = w->now;
+    }
     for (unsigned g = 0; g < d->grants && g < 64; g++) {
         if (d->granted_epoch[g] == epoch) return;
     }

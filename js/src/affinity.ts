@@ -9,6 +9,7 @@ import type {
   afterUnloadDocumentPayload,
   beforeUnloadDocumentPayload,
   onConfigurePayload,
+  onConnectPayload,
   onDisconnectPayload,
   onLoadDocumentPayload,
   onStoreDocumentPayload,
@@ -16,7 +17,7 @@ import type {
 import { version } from '../addon.cjs'
 import { adapterOf } from './adapter.js'
 import { LazyConnection } from './connection.js'
-import { Control, type DocumentInfo, type DocumentList, type DrainState } from './control.js'
+import { Control, type DocumentInfo, type DocumentList, type DrainState, type Moved } from './control.js'
 import { Directory, type ServerInfo, type ServerState } from './directory.js'
 import { Documents } from './documents.js'
 import { Drain } from './drain.js'
@@ -29,7 +30,9 @@ import { type Health, healthOf } from './health.js'
 import { Heartbeat } from './heartbeat.js'
 import { type Adapter, type HocuspocusConnection, type Receiver, type SocketForHocuspocus, skipFurtherHooks } from './hocuspocus.js'
 import { type EventOutcomeName, Measures, type Metrics, readMetrics } from './metrics.js'
+import { Moves } from './move.js'
 import { native, type NativeMetrics } from './native.js'
+import { Openings } from './openings.js'
 import { type Configuration, type CustomEvents, type Options, readOptions } from './options.js'
 import { PayloadCodec, packValue, unpackValue } from './payload.js'
 import { ProxySocket } from './proxy.js'
@@ -70,12 +73,14 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #handOvers!: HandOvers
   #directory!: Directory
   #control!: Control
+  #moves: Moves | undefined
   readonly #measures = new Measures()
   #failure: AffinityError | undefined
   #reloads = new Reloads(
     (document) => this.#storeNow(document),
     (document, loaded) => this.#adapter!.merge(document, loaded),
   )
+  readonly #openings = new Openings()
   #storesLater = new WeakSet<Document>()
   #instance: Hocuspocus | undefined
   #adapter: Adapter | undefined
@@ -193,6 +198,33 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     this.#start()
     if (serverId === this.serverId) return this.#listDocuments(prefix, limit)
     return this.#control.ask(serverId, 'documents', { prefix, limit })
+  }
+
+  /**
+   * Moves an open document to another server. Its clients stay connected where they are; they pause for some
+   * milliseconds, and nothing that they have written is lost. May be called on any server.
+   *
+   * @returns who had it, and who has it now
+   * @throws AffinityError `AFF_EINVAL` (no such server, or one that is draining; or the document is locked by
+   *   lockDocument), `AFF_ENOTOPEN` (nobody has it open), `AFF_ETIMEOUT` (its owner does not answer), `AFF_EREDIS`,
+   *   `AFF_ENOTCONN` (it stays, or the next owner is found as after any loss), `AFF_ECLOSED`
+   */
+  async move(documentName: string, serverId: string): Promise<Moved> {
+    checkName(documentName)
+    this.#start()
+    const from = await this.#directory.ownerOf(documentName)
+    if (from === undefined) throw new AffinityError('AFF_ENOTOPEN', `document "${documentName}" is open on no server`)
+    if (from === serverId) return { from, to: from }
+    if (from !== this.serverId) return this.#control.ask(from, 'move', { document: documentName, to: serverId })
+    return this.#moveHere(documentName, serverId)
+  }
+
+  async #moveHere(documentName: string, serverId: string): Promise<Moved> {
+    if (!this.#moves || this.#drain) throw new AffinityError('AFF_EINVAL', `server "${this.serverId}" is draining, or has no Hocuspocus`)
+    await this.#moves.move(documentName, serverId)
+    const to = await this.#directory.ownerOf(documentName)
+    await this.#handOvers.taken(documentName) // also: who has it now hears of it, though it may have no client
+    return { from: this.serverId, to }
   }
 
   #listDocuments(prefix: unknown, limit: unknown): DocumentList {
@@ -482,24 +514,33 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     this.#wrap(instance)
     this.#start()
     this.#handOvers.serve(instance)
+    const evict = (name: string, handOver: boolean) => this.#evict(name, handOver)
+    this.#moves = new Moves(instance, this.#engine!, this.#documents, this.#directory, evict)
   }
 
   /** Makes Hocuspocus act on instances where it acts on names, and drain where it would send clients away. */
   #wrap(instance: Hocuspocus): void {
     const unloadDocument = instance.unloadDocument.bind(instance)
     instance.unloadDocument = async (document) => {
-      const isKept = this.#storesLater.has(document) || this.#drain?.isEnding(document)
+      const isKept = this.#storesLater.has(document) || this.#isEnding(document)
       if (isKept && !this.#documents.isLost(document)) return
       if (instance.documents.get(document.name) === document) return unloadDocument(document)
       if (!this.#documents.isLost(document) && !document.isDestroyed) return unloadDocument(document)
     }
-    // What was lost while it was being loaded is nobody's: who has waited for it waits for the next load.
     const createDocument = instance.createDocument.bind(instance)
     instance.createDocument = async (...args) => {
-      for (;;) {
-        const document = await createDocument(...args)
-        if (!this.#documents?.isLost(document)) return document
-        if (instance.documents.get(document.name) === document) instance.documents.delete(document.name)
+      const [documentName, , , connectionConfig] = args
+      try {
+        for (;;) {
+          this.#openings.check(documentName, connectionConfig)
+          const document = await createDocument(...args)
+          // What was lost while it was being loaded is nobody's: who has come since waits for the next load.
+          const isLost = this.#documents?.isLost(document)
+          if (isLost && instance.documents.get(documentName) === document) instance.documents.delete(documentName)
+          if (!isLost) return this.#opened(document, connectionConfig)
+        }
+      } finally {
+        this.#openings.ended(connectionConfig)
       }
     }
     // One slot of the debouncer serves all instances of a name: a lost one must not take it from the present one.
@@ -514,6 +555,22 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
         .catch((error) => this.#options.log.error('draining failed', { topic: 'documents', error }))
         .finally(() => closeConnections())
     }
+  }
+
+  /** @throws where whoever has opened it may not have it any more; then perhaps nobody wants it */
+  #opened(document: Document, connectionConfig: object): Document {
+    try {
+      this.#openings.check(document.name, connectionConfig)
+      return document
+    } catch (error) {
+      if (document.getConnectionsCount() === 0) void this.#instance?.unloadDocument(document)
+      throw error
+    }
+  }
+
+  /** Does the document go to another server, stored or not? */
+  #isEnding(document: Document): boolean {
+    return (this.#drain?.isEnding(document) || this.#moves?.isEnding(document)) ?? false
   }
 
   /** A socket of Hocuspocus's own wiring. */
@@ -531,6 +588,11 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   /** `Server.listen()` resolves only once this server is a member. */
   async onListen(): Promise<void> {
     await this.#start().ready(true) // Hocuspocus prints what its hooks reject with
+  }
+
+  /** A client begins to open a document. */
+  async onConnect({ connectionConfig }: Pick<onConnectPayload, 'connectionConfig'>): Promise<void> {
+    this.#openings.begins(connectionConfig)
   }
 
   /** Claims the document, or rejects the load with an error that names the owner. */
@@ -612,7 +674,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
       if (code !== 'AFF_EOWNED') setTimeout(again, RETRY_STORE_MS).unref()
       throw skipFurtherHooks()
     }
-    if (this.#reloads.isUnderWay(document) || this.#drain?.isEnding(document)) throw skipFurtherHooks()
+    if (this.#reloads.isUnderWay(document) || this.#isEnding(document)) throw skipFurtherHooks()
   }
 
   /** Ends the document's use: its lease is released with the last one. */
@@ -675,6 +737,10 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     this.#control = new Control(this.#engine, this.#directory, this.serverId, {
       documents: ({ prefix = '', limit = 1000 }) => this.#listDocuments(prefix, limit),
       drain: () => this.#drainInBackground(),
+      move: ({ document, to }) => {
+        checkName(document)
+        return this.#moveHere(document, String(to))
+      },
     })
     this.#tellOfItself()
     if (this.#options.failClosed) this.#watchMembership()
@@ -824,6 +890,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
    */
   #evict(name: string, handOver: boolean): void {
     const instance = this.#instance
+    this.#openings.lost(name)
     const document = this.#documents.lose(name)
     if (!document || !instance) return
     if (instance.documents.get(name) === document) instance.documents.delete(name)

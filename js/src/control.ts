@@ -10,6 +10,8 @@ export interface Questions {
   watch: { ask: { seconds: number }; answer: Record<string, never> }
   /** Begins to drain the server, or says how far that is. */
   drain: { ask: Record<string, never>; answer: DrainState }
+  /** Of its owner. */
+  move: { ask: { document: string; to: string }; answer: Moved }
 }
 
 export interface DrainState {
@@ -23,6 +25,13 @@ export interface DrainState {
   done: boolean
   /** Documents that had not moved in time, and went without being stored once more. */
   unstored: number
+}
+
+/** What has become of a document that was to be moved. */
+export interface Moved {
+  from: string
+  /** Its owner now: the one that was wanted, unless that was gone or somebody else was quicker. Undefined: nobody has it open. */
+  to: string | undefined
 }
 
 /** A document at its owner. */
@@ -47,8 +56,8 @@ type Answer<K extends Kind> = Questions[K]['answer']
 /** What the facade answers; `watch` is answered here. */
 export type Answers = { [K in Exclude<Kind, 'watch'>]: (ask: Questions[K]['ask']) => Answer<K> | Promise<Answer<K>> }
 
-/** Messages may be lost, as all that goes through pub/sub. */
-const ANSWER_WITHIN_MS = 3000
+/** Messages may be lost, as all that goes through pub/sub. A move stores first. */
+const ANSWER_WITHIN_MS: Record<Kind, number> = { documents: 3000, watch: 3000, drain: 3000, move: 30_000 }
 
 interface Message {
   id?: number
@@ -94,7 +103,7 @@ export class Control {
     const id = ++this.#questions
     const answer = new Promise<unknown>((resolve, reject) => {
       const giveUp = () => this.#settle(id, (waiting) => waiting.reject(new AffinityError('AFF_ETIMEOUT', `server "${serverId}" does not answer`)))
-      this.#waiting.set(id, { resolve, reject, timer: setTimeout(giveUp, ANSWER_WITHIN_MS) })
+      this.#waiting.set(id, { resolve, reject, timer: setTimeout(giveUp, ANSWER_WITHIN_MS[kind]) })
     })
     await this.#send(channel, { id, ask: kind, args }).catch((error) => this.#settle(id, (waiting) => waiting.reject(error)))
     return answer as Promise<Questions[K]['answer']>

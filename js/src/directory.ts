@@ -127,10 +127,21 @@ export class Directory {
     return infos.filter(isListed).sort((a, b) => (a.serverId < b.serverId ? -1 : 1))
   }
 
+  /** The boot under which a server is a member; undefined: it is none. */
+  async bootOf(serverId: string): Promise<string | undefined> {
+    const [boot] = await this.engine.command('GET', `${this.prefix}Server:${serverId}`)
+    return textOf(boot)
+  }
+
   /** Where a server listens; undefined: it is no member. */
   async channelOf(serverId: string): Promise<string | undefined> {
-    const [boot] = await this.engine.command('GET', `${this.prefix}Server:${serverId}`)
-    const process = textOf(boot)?.slice(0, 12)
+    const process = (await this.bootOf(serverId))?.slice(0, 12)
     return process && `${this.prefix}Link:${process}`
+  }
+
+  /** Who has the lease of a document, alive or not; undefined: nobody. */
+  async ownerOf(documentName: string): Promise<string | undefined> {
+    const [record] = await this.engine.command('GET', `${this.prefix}Lock:${documentName}`)
+    return /^\d+ [0-9a-f]{16} (.+)$/s.exec(textOf(record) ?? '')?.[1]
   }
 }

@@ -20,6 +20,11 @@ export class Documents {
     return this.#loaded.size + this.#holds.size
   }
 
+  /** Does lockDocument keep it here? */
+  isHeld(name: string): boolean {
+    return this.#holds.has(name)
+  }
+
   isLoaded(name: string): boolean {
     return this.#loaded.has(name)
   }

@@ -89,6 +89,17 @@ function transportOf({ foreign, address: { path, host, port, hasTLS } }: Options
 /** Engines that must not be collected: somebody waits for them, or counts on them. */
 const needed = new Set<Engine>()
 
+/** Of a document that was given up: has it been this server's until then? */
+function wasOurs(left: Promise<number>): Promise<boolean> {
+  return left.then(
+    () => true,
+    (error: AffinityError) => {
+      if (error.code === 'AFF_EOWNED') return false
+      throw error
+    },
+  )
+}
+
 const decode = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString()
 
 /** The native engine with types: posts what happens here, and calls `events` with what it wants. */
@@ -360,7 +371,7 @@ export class Engine {
 
   /** Resolves with the epoch when this server owns the document, and keeps it until `unuse`. */
   claim(documentName: string, use: Use): Promise<number> {
-    return this.#askAbout(documentName, k.CLAIM, USES[use])
+    return this.#askAbout(documentName, k.CLAIM, { code: USES[use] })
   }
 
   /** Resolves with the epoch when Redis has confirmed that this server owns the document. */
@@ -379,13 +390,7 @@ export class Engine {
    * this server's until then. `atOnce`: resolves when its routes have moved, whether Redis has been told or not.
    */
   leave(documentName: string, atOnce = false): Promise<boolean> {
-    return this.#askAbout(documentName, k.LEAVE, 0, atOnce).then(
-      () => true,
-      (error: AffinityError) => {
-        if (error.code === 'AFF_EOWNED') return false
-        throw error
-      },
-    )
+    return wasOurs(this.#askAbout(documentName, k.LEAVE, { flag: atOnce }))
   }
 
   /** From here on this server claims nothing. */
@@ -393,12 +398,17 @@ export class Engine {
     this.#post(k.DRAIN, {})
   }
 
-  #askAbout(documentName: string, kind: number, code = 0, flag = false): Promise<number> {
+  /** As leave(), and the document is another server's then, which learns of it from the first who has it open. */
+  give(documentName: string, serverId: string, boot: string): Promise<boolean> {
+    return wasOurs(this.#askAbout(documentName, k.LEAVE, { name: Buffer.from(serverId), data: Buffer.from(boot) }))
+  }
+
+  #askAbout(documentName: string, kind: number, { name, data, ...fields }: Fields & { name?: Uint8Array; data?: Uint8Array } = {}): Promise<number> {
     if (this.#stopping) return Promise.reject(errorOf(-9, `document "${documentName}"`))
     return new Promise((resolve, reject) => {
       const request = ++this.#requests
       this.#claims.set(request, { what: documentName, resolve, reject })
-      this.#post(kind, { request, code, flag }, Buffer.from(documentName))
+      this.#post(kind, { ...fields, request }, Buffer.from(documentName), name, data)
     })
   }
 

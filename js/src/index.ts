@@ -1,5 +1,5 @@
 export { RedisServerAffinity } from './affinity.js'
-export type { DocumentInfo, DocumentList } from './control.js'
+export type { DocumentInfo, DocumentList, Moved } from './control.js'
 export type { ServerInfo } from './directory.js'
 export { AffinityError } from './errors.js'
 export type { News, NewsKind } from './engine.js'

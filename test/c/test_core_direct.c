@@ -104,7 +104,7 @@ static void a_server_that_has_no_link_is_not_dialled(void **state) {
     cluster_free(c);
 }
 
-/* Redis says that it is A's; A knows nothing of that, and can't tell Redis so. */
+/* Redis says that it is A's, which is leaving, takes nothing any more, and can't tell Redis so. */
 static void who_refuses_what_redis_says_it_owns_is_asked_now_and_then(void **state) {
     (void)state;
     cluster *c = typed_over_links();
@@ -112,6 +112,7 @@ static void who_refuses_what_redis_says_it_owns_is_asked_now_and_then(void **sta
     snprintf(record, sizeof(record), "1800000000000000 %s A", aff_boot(c->servers[A].engine));
     redis_set(c, aff__str("rsaLock:other"), aff__str(record), 86400000);
     c->servers[A].mute = true;
+    tell(c, A, &(aff_event){.type = AFF_EV_DRAIN});
     join(c, 2, B, "other", "4.8.0");
     advance(c, 1000);
     assert_in_range(stats_of(c, A).refused, 20, 40);

@@ -1,10 +1,10 @@
 // What a server still holds of a document that it has lost, or may lose at any moment, is neither stored over nor forgotten.
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { connect, synced, text, type } from '../support/client.mjs'
+import { connect, openSocket, synced, text, type } from '../support/client.mjs'
 import { startCluster } from '../support/cluster.mjs'
 import { startRelay } from '../support/relay.mjs'
-import { until } from '../support/wait.mjs'
+import { holds, until } from '../support/wait.mjs'
 
 /** Loads and writes wait as long as their gate is shut. */
 const setup = () => ({ beforeLoad: () => globalThis.gates?.load?.shut, beforeWrite: () => globalThis.gates?.write?.shut })
@@ -31,8 +31,17 @@ async function give(cluster, name, serverId) {
 /** The server finds out. */
 const findsOut = (server, name) => assert.rejects(server.run(({ affinity }, name) => affinity.assertOwner(name), name), { code: 'AFF_EOWNED' })
 
+/** Who has been given the document takes it, and gives it back. */
+async function goesBack(cluster, from, to, name) {
+  await until(() => from.run(({ hocuspocus }, name) => hocuspocus.documents.has(name), name), { what: `${from.serverId} has it` })
+  await give(cluster, name, to.serverId)
+  await findsOut(from, name)
+}
+
 /** Redis has lost the document's record, as after a restart. */
 const forget = (cluster, name) => cluster.redis.client.del(`rsaLock:${name}`)
+
+const proxies = (server) => server.run(({ affinity }) => affinity.metrics().proxySockets)
 
 /** The server asks Redis, and has the document under a new epoch. */
 const findsItOwns = (server, name) => server.run(({ affinity }, name) => affinity.assertOwner(name), name)
@@ -47,14 +56,14 @@ async function two(t, options = {}) {
 
 describe('lost', () => {
   test('a lost instance that a direct connection ends does not cancel the store of the one that came after it', async (t) => {
-    const { cluster, s1 } = await two(t)
+    const { cluster, s1, s2 } = await two(t)
     const ann = await synced(connect({ url: s1.url, name: 'slot' }))
     t.after(() => ann.destroy())
     await s1.edit('slot', 'direct ', { keep: true })
     await until(() => cluster.store.text('slot') === 'direct ')
     await give(cluster, 'slot', 's2')
     await findsOut(s1, 'slot')
-    // s2 does not want it: s1 has it again, and loads it again.
+    await goesBack(cluster, s2, s1, 'slot')
     await until(() => s1.run(({ hocuspocus, kept }) => (hocuspocus.documents.get('slot') ?? kept.direct.get('slot').document) !== kept.direct.get('slot').document), {
       what: 'there is another instance',
     })
@@ -66,20 +75,51 @@ describe('lost', () => {
   })
 
   test('a document that is lost while it is loaded, and had again, is loaded again', async (t) => {
-    const { cluster, s1 } = await two(t)
+    const { cluster, s1, s2 } = await two(t)
     await shut(s1, 'load')
     const ann = connect({ url: s1.url, name: 'loading' })
     t.after(() => ann.destroy())
     await until(() => cluster.store.loads('loading').length === 1)
     await give(cluster, 'loading', 's2')
     await findsOut(s1, 'loading')
+    await goesBack(cluster, s2, s1, 'loading')
     await until(async () => (await owner(cluster, 'loading')) === 's1')
     await open(s1, 'load')
     type(ann, 'ann')
     await synced(ann)
     await until(() => cluster.store.text('loading') === 'ann', { timeout: 5000, what: 'it is stored' })
-    assert.deepEqual(cluster.store.loads('loading').map((load) => load.serverId), ['s1', 's1'])
+    assert.deepEqual(cluster.store.loads('loading').map((load) => load.serverId), ['s1', 's2', 's1'])
     assert.deepEqual([...ann.closes, ...ann.denied], [])
+  })
+
+  test('a client that waits for a document that is lost, and had again, opens it once', async (t) => {
+    const { cluster, s1, s2 } = await two(t)
+    await s1.lockDocument('stays')
+    const ann = openSocket({ url: s2.url })
+    t.after(() => ann.destroy())
+    const stays = await synced(connect({ socket: ann, name: 'stays' }))
+    await s1.lockDocument('comes-back')
+    await shut(s1, 'load')
+    const comesBack = connect({ socket: ann, name: 'comes-back' })
+    t.after(() => comesBack.destroy())
+    comesBack.setAwarenessField('user', 'ann')
+    await until(() => cluster.store.loads('comes-back').length === 1, { what: 's1 loads it' })
+    await give(cluster, 'comes-back', 's2')
+    await findsOut(s1, 'comes-back')
+    await synced(comesBack) // s2 has found its name in Redis
+    await give(cluster, 'comes-back', 's1')
+    await findsOut(s2, 'comes-back')
+    await until(async () => (await proxies(s1)) === 2, { what: 'ann is back on another proxy socket' })
+    await open(s1, 'load')
+    const bob = await synced(connect({ url: s1.url, name: 'comes-back' }))
+    t.after(() => bob.destroy())
+    const seesAnn = () => [...bob.awareness.getStates().values()].some(({ user }) => user === 'ann')
+    await until(seesAnn, { what: 'bob sees ann' })
+    assert.equal(await s1.connections('comes-back'), 2, 'ann and bob')
+    stays.destroy() // and so her first proxy socket ends
+    await until(async () => (await proxies(s1)) === 1)
+    await holds(seesAnn, { during: 200, what: 'bob sees ann' })
+    assert.deepEqual(ann.closes, [])
   })
 
   test('a store that ends after others have loaded the document: its last client leaves, and the owner gets what it holds', async (t) => {
