@@ -85,8 +85,9 @@ async function runC(folder) {
 async function runNomem(folder, which = 'some') {
   const usesClusters = (name) => /#include "\w*cluster\.h"/.test(readFileSync(`test/c/${name}.c`, 'utf8'))
   const waiting = programsOf(folder).filter((name) => /^test_core_(?!alloc)/.test(name) && usesClusters(name))
-  // What a program leaves of its own when a test ends in its midst is no leak of an engine's; those are counted.
-  const env = { AFF_FAIL_AT: which, ASAN_OPTIONS: 'detect_leaks=0' }
+  // What a program leaves of its own when a test ends in its midst is no leak of an engine's; those are counted. A fork copies
+  // what is kept aside.
+  const env = { AFF_FAIL_AT: which, ASAN_OPTIONS: 'detect_leaks=0:quarantine_size_mb=4' }
   const runOne = async (name) => {
     let text = ''
     const status = await run(path.join(folder, name), [], { limit: which === 'each' ? Infinity : C_LIMIT_MS, env, onText: (more) => (text += more) })
