@@ -94,6 +94,7 @@ typedef struct {
     uint32_t pending_routes_max;    /* routes of a socket without an owner; 0: 100 */
     uint32_t socket_routes_max;     /* routes of a socket; 0: 10,000 */
     uint32_t server_pending_max;    /* routes of all sockets without an owner; 0: 100,000 */
+    bool places;                    /* the app says who shall have what nobody has: AFF_ACT_PLACE */
     const aff_allocator *allocator; /* NULL: malloc; must outlive the engine */
 } aff_config;
 
@@ -149,15 +150,17 @@ typedef enum {
     AFF_EV_PROXY_SEND,  /* `sockets[count]`: proxy sockets of one document; `data`: one frame */
     AFF_EV_PROXY_CLOSE, /* `socket`: the proxy; `code`, `data`: the reason */
     /* From the app: documents and events. */
-    AFF_EV_CLAIM,        /* `request`, `document`, `use`: answered with AFF_ACT_CLAIMED */
-    AFF_EV_CONFIRM,      /* `request`, `document`: is the lease still ours? AFF_ACT_CLAIMED */
-    AFF_EV_LEAVE,        /* `request`, `document`: gives it up, whatever it is used for; its routes
-                            move. AFF_ACT_CLAIMED, when it is free; AFF_EOWNED: it has gone before.
-                            `flag`: at once, whatever Redis says, and if it says nothing; else
-                            `name` and `data`, if given: the serverId and boot of the next owner */
-    AFF_EV_UNUSE,        /* `document`, `use`: ends a use that was granted */
-    AFF_EV_EMIT,         /* `request`, `name`, `document`, `data`, `flag`: only if open; `code` 1:
-                            claims the document even after AFF_EV_DRAIN */
+    AFF_EV_CLAIM,   /* `request`, `document`, `use`: answered with AFF_ACT_CLAIMED */
+    AFF_EV_CONFIRM, /* `request`, `document`: is the lease still ours? AFF_ACT_CLAIMED */
+    AFF_EV_LEAVE,   /* `request`, `document`: gives it up, whatever it is used for; its routes
+                       move. AFF_ACT_CLAIMED, when it is free; AFF_EOWNED: it has gone before.
+                       `flag`: at once, whatever Redis says, and if it says nothing; else
+                       `name` and `data`, if given: the serverId and boot of the next owner */
+    AFF_EV_PLACE,   /* `document`, after AFF_ACT_PLACE: `name`, `data`: the serverId and boot of
+                       who shall have it; none: this server, or nobody while it drains */
+    AFF_EV_UNUSE,   /* `document`, `use`: ends a use that was granted */
+    AFF_EV_EMIT,    /* `request`, `name`, `document`, `data`, `flag`: only if open; `code` 1:
+                       claims the document even after AFF_EV_DRAIN */
     AFF_EV_EVENT_RESULT, /* `request`: of AFF_ACT_EVENT_RUN; `status`, `data` */
     AFF_EV_CONSUMED,     /* `bytes`: the app has taken this much of what was delivered */
     /* Both. */
@@ -209,6 +212,7 @@ typedef enum {
     AFF_ACT_CLAIMED,      /* `request`; `status` 0 (`bytes`: the epoch), AFF_EOWNED (`name`: the
                              owner), AFF_EREDIS */
     AFF_ACT_LOST,         /* `document`: this server has lost it; its connections are ended */
+    AFF_ACT_PLACE,        /* `document`: nobody has it, and clients want it. AFF_EV_PLACE */
     AFF_ACT_EVENT_RUN,    /* `request`, `name`, `document`, `data`: run it; AFF_EV_EVENT_RESULT */
     AFF_ACT_EVENT_LOCAL,  /* `request` of AFF_EV_EMIT: run it here; then end AFF_USE_EVENT */
     AFF_ACT_EVENT_DONE,   /* `request` of AFF_EV_EMIT; `status`, `data`: the result or the error */

@@ -324,6 +324,7 @@ static void dispatch(aff_engine *e, const aff_event *v) {
         case AFF_EV_CLAIM: on_claim(e, v); break;
         case AFF_EV_CONFIRM: aff__doc_confirm(e, v->request, v->document); break;
         case AFF_EV_LEAVE: aff__doc_leave(e, v); break;
+        case AFF_EV_PLACE: aff__doc_place(e, v); break;
         case AFF_EV_UNUSE: on_unuse(e, v); break;
         case AFF_EV_EMIT: aff__event_emit(e, v); break;
         case AFF_EV_EVENT_RESULT: aff__event_result(e, v->request, v->status, v->data); break;
@@ -345,6 +346,7 @@ static bool is_sane(const aff_event *v) {
         case AFF_EV_CLAIM:
         case AFF_EV_UNUSE: return is_name(v->document) && v->use < AFF_USE_ROUTE;
         case AFF_EV_CONFIRM: return is_name(v->document);
+        case AFF_EV_PLACE:
         case AFF_EV_LEAVE:
             return is_name(v->document) && v->name.len <= AFF_SERVER_ID_MAX &&
                    (v->data.len == 0 || (v->data.len == AFF_BOOT_LEN && v->name.len > 0));

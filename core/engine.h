@@ -92,6 +92,9 @@ struct aff__doc {
     bool kept : 1;        /* the app counts on the lease: owned before the boot changed */
     bool peeked : 1;      /* CLAIMING: only to look */
     bool giving : 1;      /* RELEASING: to another server */
+    bool placing : 1;     /* the app has been asked who shall have it */
+    bool placed : 1;      /* it has answered */
+    bool for_other : 1;   /* CLAIMING: in another server's name */
     bool expected : 1;    /* CLAIMING: somebody says that it is ours, under `epoch` */
     uint64_t given_until; /* kept for so long, though nobody wants it yet */
     bool doubted : 1;     /* the server that Redis has named does not own it, under `epoch` */
@@ -462,6 +465,7 @@ void aff__docs_scan(aff_engine *e);    /* from time to time */
 void aff__claim_timeout(aff_engine *e);
 void aff__doc_confirm(aff_engine *e, uint64_t request, aff_slice name);
 void aff__doc_leave(aff_engine *e, const aff_event *v);
+void aff__doc_place(aff_engine *e, const aff_event *v);
 void aff__waiter_free(aff_engine *e, aff__waiter *waiter);
 
 /* link.c */

@@ -103,9 +103,9 @@ static aff_slice lease_key(aff_engine *e, const aff__doc *doc) {
     return aff__key(e, "Lock", aff__item_key(&doc->item));
 }
 
-/* Only to look, where nobody is ready to take it: events that want an open document. */
-static bool wants_to_look_only(const aff__doc *doc) {
-    if (is_used(doc) || doc->lookups > 0) return false;
+/* The app here does not count on it: there are only events that want an open document. */
+static bool is_unclaimed(const aff__doc *doc) {
+    if (is_used(doc)) return false;
     for (aff__list *i = doc->waiters.next; i != &doc->waiters; i = i->next) {
         if (!AFF_OF(i, aff__waiter, by_doc)->only_if_open) return false;
     }
@@ -120,6 +120,13 @@ static bool is_leaving(const aff_engine *e, const aff__doc *doc) {
         if (waiter->forced && !waiter->only_if_open) return false;
     }
     return true;
+}
+
+/* Clients open what nobody has: the app says who shall have it. After a fail-over it is who has its
+ * clients; but a server that is leaving takes nothing. */
+static bool may_be_placed(const aff_engine *e, const aff__doc *doc) {
+    if (doc->lookups == 0 || doc->kept || !is_unclaimed(doc)) return false;
+    return e->member.draining || (e->config.places && doc->epoch == 0 && !doc->placed);
 }
 
 /*
@@ -140,7 +147,9 @@ static void ask_for_lease(aff_engine *e, aff__doc *doc, aff__ask_kind kind, aff_
 }
 
 static void claim(aff_engine *e, aff__doc *doc, aff_slice expected) {
-    doc->peeked = wants_to_look_only(doc) || is_leaving(e, doc);
+    bool is_for_events = doc->lookups == 0 && is_unclaimed(doc);
+    doc->for_other = false;
+    doc->peeked = is_for_events || is_leaving(e, doc) || may_be_placed(e, doc);
     to(e, doc, AFF_DOC_CLAIMING);
     /* A record of ours may stand as it is; what is new is above all that this server has seen. */
     ask_for_lease(e, doc, AFF_ASK_CLAIM, aff__str(e->member.boot), aff__str(e->config.server_id),
@@ -213,6 +222,7 @@ bool aff__doc_settle(aff_engine *e, aff__doc *doc) {
         forget(e, doc);
         return false;
     }
+    if (doc->placing && may_be_placed(e, doc)) return true;
     bool must_ask = doc->state == AFF_DOC_REMOTE ? !aff__list_empty(&doc->waiters) : is_wanted(doc);
     if (must_ask && may_claim(e, doc)) claim(e, doc, aff__none());
     return true;
@@ -458,6 +468,27 @@ void aff__doc_leave(aff_engine *e, const aff_event *v) {
     if (doc && at_once) aff__doc_settle(e, doc);
 }
 
+/* The app has chosen. Whoever is named learns of it from those who come (aff__doc_expect). */
+void aff__doc_place(aff_engine *e, const aff_event *v) {
+    aff__doc *doc = aff__doc_find(e, v->document);
+    if (!doc || !doc->placing) return;
+    doc->placing = false;
+    bool is_free = doc->state == AFF_DOC_FREE && may_be_placed(e, doc) && aff__is_member(e);
+    bool is_other = v->data.len > 0 && !aff__equal(v->data, aff__str(e->member.boot));
+    doc->placed = true;
+    if (is_free && is_other) {
+        doc->for_other = true;
+        doc->peeked = false;
+        to(e, doc, AFF_DOC_CLAIMING);
+        ask_for_lease(e, doc, AFF_ASK_CLAIM, v->data, v->name, 0, aff__none(), "0");
+        doc->asked = e->next_id;
+    } else if (is_free && e->member.draining) {
+        aff__docs_resume_at(e, e->now + LOOK_AGAIN_MS);
+    } else {
+        aff__doc_settle(e, doc);
+    }
+}
+
 /* Whether it happened the next claim will tell; until then all goes on as it was. */
 static void not_given(aff_engine *e, aff__doc *doc, int status) {
     uint64_t request = doc->left;
@@ -597,7 +628,10 @@ static void not_open(aff_engine *e, aff__doc *doc) {
         act->status = AFF_ENOTOPEN;
         aff__waiter_free(e, waiter);
     }
-    if (is_leaving(e, doc) && is_wanted(doc)) {
+    if (may_be_placed(e, doc)) {
+        doc->placing = true;
+        aff__act(e, AFF_ACT_PLACE, aff__item_key(&doc->item), aff__none(), aff__none());
+    } else if (is_leaving(e, doc) && is_wanted(doc)) {
         aff__docs_resume_at(e, e->now + LOOK_AGAIN_MS);
     } else {
         aff__doc_settle(e, doc);
@@ -635,6 +669,7 @@ static void on_claim_answer(aff_engine *e, aff__doc *doc, const aff_event *reply
         return;
     }
     record_fields fields;
+    if (doc->for_other && result == 1) result = 0; /* somebody else's, as it should be */
     aff_slice record = reply->value_count > 1 ? values[1].string : aff__none();
     if (!parse_record(record, &fields) || (result == 1 && !is_granted(e, doc, &fields))) {
         aff__about about = {.document = aff__item_key(&doc->item)};
@@ -786,6 +821,8 @@ static void refresh(aff_engine *e, aff__doc *doc) {
 
 /* What Redis has refused (loading, read-only) is asked again. */
 static void look_after(aff_engine *e, aff__doc *doc) {
+    if (doc->placing) doc->placed = true; /* the app does not answer */
+    doc->placing = false;
     if (aff__is_member(e)) refresh(e, doc);
     aff__doc_settle(e, doc);
 }

@@ -16,10 +16,14 @@ int ctl_documents_command(ctl_session *s, char **args);
 int ctl_owner_command(ctl_session *s, char **args);
 int ctl_watch_command(ctl_session *s, char **args);
 int ctl_drain_command(ctl_session *s, char **args);
+int ctl_move_command(ctl_session *s, char **args);
 int ctl_doctor_command(ctl_session *s, char **args);
 
 /* The session's error, as a complaint; CTL_NO. */
 int ctl_give_up(ctl_session *s);
+
+/* Somebody at a terminal says yes to `question`, or --yes has: CTL_OK. */
+int ctl_confirm(ctl_session *s, const char *name, const char *question);
 
 /* One line of JSON on standard output, in ASCII; `value` is taken. */
 void ctl_print_json(json_t *value);

@@ -29,8 +29,6 @@ typedef struct {
     size_t others;     /* that could take documents */
     json_t *documents; /* at first: an array, or NULL */
     json_int_t total, clients;
-    json_int_t local;   /* documents whose clients are all connected to this server */
-    json_int_t waiting; /* of these, afterwards: those that nobody has taken */
     uint64_t began_ms;
     json_t *last; /* the server's last answer, or NULL */
 } drain;
@@ -66,15 +64,6 @@ static ctl_question ask(drain *d, const char *kind, json_t *args) {
     return q;
 }
 
-/*
- * Whether all clients of a document are connected to the server. A drained server claims nothing,
- * and another one claims a document when it has a client for it: until then these clients wait.
- */
-static bool is_local(const drain *d, json_t *document) {
-    json_t *from = json_object_get(document, "from");
-    return json_object_size(from) == 1 && json_object_get(from, d->server) != NULL;
-}
-
 /* What it has, before anything is done; false: a complaint has been made. */
 static bool look(drain *d) {
     ctl_question q = ask(d, "documents", json_pack("{s:i}", "limit", LISTED_MAX));
@@ -88,7 +77,6 @@ static bool look(drain *d) {
     d->total = json_integer_value(json_object_get(q.answer, "total"));
     json_array_foreach(d->documents, index, document) {
         d->clients += json_integer_value(json_object_get(document, "clients"));
-        if (is_local(d, document)) d->local++;
     }
     json_decref(q.answer);
     return true;
@@ -105,11 +93,6 @@ static void show_plan(const drain *d) {
         "claims no document, until its process is started anew.",
         d->server, (long long)d->total, plural(d->total), (long long)d->clients, plural(d->clients),
         d->others, plural((json_int_t)d->others));
-    if (d->local > 0)
-        ctl_complain("%lld of them: clients on \"%s\" alone. These wait until somebody opens the "
-                     "document elsewhere, or \"%s\" is stopped and they connect to another server. "
-                     "So let it have no new clients, and stop it right after.",
-                     (long long)d->local, d->server, d->server);
 }
 
 /* Somebody at a terminal says yes, or --yes has. */
@@ -123,17 +106,7 @@ static int confirm(const drain *d) {
         return CTL_NO;
     }
     if (!o->json || (o->given & CTL_OPTION_YES) == 0) show_plan(d);
-    if ((o->given & CTL_OPTION_YES) != 0) return CTL_OK;
-    if (!isatty(STDIN_FILENO)) {
-        ctl_complain("drain: nobody can be asked here: say --yes");
-        return CTL_USAGE;
-    }
-    char answer[16] = "";
-    (void)fputs("Drain it? [y/N] ", stderr);
-    if (fgets(answer, sizeof(answer), stdin) != NULL && (answer[0] == 'y' || answer[0] == 'Y'))
-        return CTL_OK;
-    ctl_complain("nothing was done");
-    return CTL_NO;
+    return ctl_confirm(d->session, "drain", "Drain it? [y/N] ");
 }
 
 /* ---- Meanwhile ------------------------------------------------------------------------------- */
@@ -195,7 +168,6 @@ static json_t *find_places(drain *d) {
         bool owned = reply->type == REDIS_REPLY_STRING &&
                      ctl_lease_read((aff_slice){(uint8_t *)reply->str, reply->len}, &lease);
         char *server = owned ? ctl_escape(lease.server) : ctl_format("%s", "");
-        if (!owned && is_local(d, json_array_get(d->documents, i))) d->waiting++;
         count_at(places, server);
         free(server);
         freeReplyObject(reply);
@@ -223,7 +195,6 @@ static void print_report(const drain *d, json_t *places, json_int_t took_ms) {
     json_object_foreach(places, server, count) {
         print_line(json_integer_value(count), *server != '\0' ? server : "owned by nobody now");
     }
-    print_line(d->waiting, "of these, with clients that wait until it is stopped");
     print_line(told(d, "unstored"), "not moved by drainTimeout, and not stored once more");
     print_line(left, "still there");
     printf("It can be stopped now; its %lld socket%s closed then, and %s to other servers.\n",
@@ -237,11 +208,11 @@ static int report(drain *d) {
     bool is_clean = told(d, "documents") == 0 && told(d, "unstored") == 0;
     json_t *places = find_places(d);
     if (ctl_session_options(d->session)->json)
-        ctl_print_json(json_pack(
-            "{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "server", d->server, "drained",
-            (int)(told(d, "documents") == 0), "documents", d->total, "clients", d->clients,
-            "sockets", told(d, "sockets"), "left", told(d, "documents"), "unstored",
-            told(d, "unstored"), "waiting", d->waiting, "ms", took_ms, "places", places));
+        ctl_print_json(json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "server",
+                                 d->server, "drained", (int)(told(d, "documents") == 0),
+                                 "documents", d->total, "clients", d->clients, "sockets",
+                                 told(d, "sockets"), "left", told(d, "documents"), "unstored",
+                                 told(d, "unstored"), "ms", took_ms, "places", places));
     else
         print_report(d, places, took_ms);
     json_decref(places);

@@ -1,5 +1,5 @@
 /*
- * affinityctl - looks at a cluster of RedisServerAffinity, and drains its servers.
+ * affinityctl - looks at a cluster of RedisServerAffinity, moves documents, and drains servers.
  *
  * What it knows it reads from Redis, or asks the servers themselves (questions.h). To add a
  * command: a function in commands.h, and a line in `commands`.
@@ -11,12 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "text.h"
 
 typedef struct {
     const char *name;
-    const char *arg; /* the name of its one argument, or NULL */
+    const char *arg; /* the names of its arguments, or NULL */
     unsigned options;
     int (*run)(ctl_session *s, char **args);
     bool is_single; /* it wants a single Redis, and complains of another one */
@@ -29,6 +30,7 @@ static const command commands[] = {
     {"owner", "DOCUMENT", 0, ctl_owner_command, true},
     {"watch", NULL, CTL_OPTION_SERVER | CTL_OPTION_SECONDS, ctl_watch_command, true},
     {"drain", "SERVER", CTL_OPTION_YES | CTL_OPTION_FORCE, ctl_drain_command, true},
+    {"move", "DOCUMENT SERVER", CTL_OPTION_YES, ctl_move_command, true},
     {"doctor", NULL, 0, ctl_doctor_command, false},
 };
 
@@ -49,6 +51,8 @@ static const char help[] =
     "stopped\n"
     "      --yes                does not ask\n"
     "      --force              even if no other server is there to take them\n"
+    "  move DOCUMENT SERVER     moves a document to another server\n"
+    "      --yes                does not ask\n"
     "  doctor                   checks whether Redis is fit for it\n"
     "\n"
     "Options:\n"
@@ -70,6 +74,20 @@ static const char help[] =
 
 int ctl_give_up(ctl_session *s) {
     ctl_complain("%s", ctl_session_error(s));
+    return CTL_NO;
+}
+
+int ctl_confirm(ctl_session *s, const char *name, const char *question) {
+    if ((ctl_session_options(s)->given & CTL_OPTION_YES) != 0) return CTL_OK;
+    if (!isatty(STDIN_FILENO)) {
+        ctl_complain("%s: nobody can be asked here: say --yes", name);
+        return CTL_USAGE;
+    }
+    char answer[16] = "";
+    (void)fputs(question, stderr);
+    if (fgets(answer, sizeof(answer), stdin) != NULL && (answer[0] == 'y' || answer[0] == 'Y'))
+        return CTL_OK;
+    ctl_complain("nothing was done");
     return CTL_NO;
 }
 
@@ -102,20 +120,34 @@ static bool is_utf8(const char *text) {
     return string != NULL;
 }
 
+/* DOCUMENT SERVER: two. */
+static int count_words(const char *text) {
+    int count = text != NULL;
+    for (; text != NULL && *text != '\0'; text++) count += *text == ' ';
+    return count;
+}
+
+static bool are_good_args(const ctl_options *o) {
+    for (int i = 0; i < o->arg_count; i++)
+        if (*o->args[i] == '\0' || !is_utf8(o->args[i])) return false;
+    return true;
+}
+
 static const command *check(const ctl_options *o) {
     const command *c = find_command(o->command);
     if (c == NULL) {
         ctl_complain("%s: no such command; affinityctl --help lists them", o->command);
     } else if ((o->given & ~c->options) != 0) {
         ctl_complain("--%s: is no option of %s", name_of_option(o->given & ~c->options), c->name);
-    } else if (c->arg != NULL && (o->arg_count != 1 || *o->args[0] == '\0')) {
-        ctl_complain("%s: needs one argument, %s", c->name, c->arg);
+    } else if (c->arg != NULL && o->arg_count != count_words(c->arg)) {
+        ctl_complain("%s: needs %s, %s", c->name,
+                     count_words(c->arg) == 1 ? "one argument" : "two arguments", c->arg);
     } else if (c->arg == NULL && o->arg_count > 0) {
         ctl_complain("%s: takes no argument, such as \"%s\"", c->name, o->args[0]);
     } else if (!is_utf8(o->server) || !is_utf8(o->starting)) {
         ctl_complain("--%s: must be UTF-8", is_utf8(o->server) ? "starting" : "server");
-    } else if (c->arg != NULL && !is_utf8(o->args[0])) {
-        ctl_complain("%s: %s must be UTF-8", c->name, c->arg);
+    } else if (!are_good_args(o)) {
+        ctl_complain("%s: %s must be UTF-8, and not empty", c->name, c->arg);
     } else {
         return c;
     }

@@ -68,6 +68,18 @@ static void about_document(world *w, dice *d, aff_event_type type) {
                          .document = aff__str(doc_names[below(d, DOCS)])});
 }
 
+static void leave_or_place(world *w, dice *d) {
+    unsigned draw = byte(d);
+    aff_event event = {.type = draw & 1 ? AFF_EV_LEAVE : AFF_EV_PLACE,
+                       .request = ++w->next_request,
+                       .document = aff__str(doc_names[below(d, DOCS)])};
+    if (draw & 2) {
+        event.name = aff__str(peer_names[draw / 4 % PEERS]);
+        event.data = aff__str(peer_boots[draw / 4 % PEERS]);
+    }
+    tell(w, &event);
+}
+
 static void consume(world *w, dice *d) {
     uint64_t bytes = below(d, 2) ? w->owed : w->owed / 2;
     w->owed -= bytes;
@@ -124,7 +136,7 @@ static void anything(world *w, dice *d) {
             break;
         case 10: claim(w, below(d, DOCS), (aff_use)below(d, AFF_USE_ROUTE)); break;
         case 11: about_document(w, d, AFF_EV_CONFIRM); break;
-        case 12: about_document(w, d, AFF_EV_LEAVE); break;
+        case 12: leave_or_place(w, d); break;
         case 13: unuse(w, d); break;
         case 14: emit(w, d); break;
         case 15: event_result(w, d); break;
@@ -153,7 +165,7 @@ static void anything(world *w, dice *d) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static world w;
     dice d = {data, size};
-    world_open(&w, 3000);
+    world_open(&w, 3000 + (size > 0 ? data[0] % 2 : 0));
     if (below(&d, 4)) world_join(&w);
     while (d.len > 0 && !w.stopped) {
         anything(&w, &d);

@@ -566,6 +566,7 @@ static inline void world_open(world *w, uint64_t lock_ttl_ms) {
                          .lock_ttl_ms = lock_ttl_ms,
                          .proxy_socket_ttl_ms = 3 * lock_ttl_ms,
                          .event_ttl_ms = lock_ttl_ms / 2,
+                         .places = lock_ttl_ms % 2,
                          .route_queue_max = 2000, /* so that bounds are hit */
                          .route_queue_count = 20,
                          .pending_routes_max = 6,

@@ -552,6 +552,7 @@ static void act(server *s, const aff_action *a) {
         case AFF_ACT_EVENT_LOCAL:
         case AFF_ACT_EVENT_DONE: on_answer(s, a); return;
         case AFF_ACT_LOST: hocus_evict(s, name_of(s->w, word(a->document)), true); return;
+        case AFF_ACT_PLACE: facade_place(s, name_of(s->w, word(a->document))); return;
         case AFF_ACT_EVENT_RUN: run_event(s, a); return;
         case AFF_ACT_NEWS:
             if (a->status == AFF_NEWS_OWNED) {

@@ -186,6 +186,9 @@ void handover_taken(server *s, int name, void (*then)(server *s));
 /* The next owner is asked for that. */
 void handover_open(server *s, int name, uint64_t token);
 
+/* move.c */
+void facade_place(server *s, int name);
+
 /* drain.c */
 void drain_stopped(server *s);
 

@@ -1,4 +1,4 @@
-/* move.c - as js/src/move.ts: one document goes to a server that somebody has chosen. */
+/* move.c - as js/src/move.ts and placement.ts: documents go to servers that somebody has chosen. */
 #include "facade.h"
 
 /* It may have been closed meanwhile. */
@@ -53,4 +53,21 @@ void facade_move(server *s, int name, int to) {
     s->facade->leaving++;
     hocus_give_turn(i);
     gives(s->w, i, (uint64_t)to);
+}
+
+/* Any server, though it may have died meanwhile; or this one. */
+static void places(sim *w, void *arg, uint64_t name) {
+    server *s = arg;
+    const server *to = &w->servers[below(w, (unsigned)w->server_count)];
+    aff_event place = {.type = AFF_EV_PLACE, .document = aff__str(w->names[name].name)};
+    if (to->engine) {
+        place.name = aff__str(to->name);
+        place.data = sim_copy(w, aff__str(aff_boot(to->engine)));
+        sim_trace(w, s->name, "places %s at %s", w->names[name].name, to->name);
+    }
+    facade_post(s, &place);
+}
+
+void facade_place(server *s, int name) {
+    hocus_after(s, takes(s->w, s->w->redis_us), places, s, (uint64_t)name);
 }

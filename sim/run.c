@@ -36,7 +36,8 @@ static void draw_world(sim *w) {
                                  .direct_address = has_links && chance(w, 850) ? s->name : NULL,
                                  .lock_ttl_ms = lock_ttl,
                                  .proxy_socket_ttl_ms = proxy_ttl,
-                                 .event_ttl_ms = event_ttl};
+                                 .event_ttl_ms = event_ttl,
+                                 .places = w->seed * 2654435761u / 1024 % 3 == 0};
     }
 }
 
@@ -53,7 +54,10 @@ static void lay_out_stage(sim *w) {
     w->debounce_us = 500 * MS;
     w->max_debounce_us = 2 * SECOND;
     w->fail_closed = false;
-    for (int i = 0; i < SERVERS_MAX; i++) w->servers[i].config.direct_address = NULL;
+    for (int i = 0; i < SERVERS_MAX; i++) {
+        w->servers[i].config.direct_address = NULL;
+        w->servers[i].config.places = false;
+    }
 }
 
 static void gather_totals(sim *w) {

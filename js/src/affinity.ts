@@ -35,7 +35,9 @@ import { native, type NativeMetrics } from './native.js'
 import { Openings } from './openings.js'
 import { type Configuration, type CustomEvents, type Options, readOptions } from './options.js'
 import { PayloadCodec, packValue, unpackValue } from './payload.js'
+import { Candidates, Placements } from './placement.js'
 import { ProxySocket } from './proxy.js'
+import { type Rebalanced, type RebalanceSettings, Rebalancing } from './rebalance.js'
 import { Reloads } from './reload.js'
 import { type NativeRequest, type SerializedHTTPRequest, isNative, serializeRequest } from './request.js'
 import { ClientSocket, type SocketHost } from './socket.js'
@@ -73,6 +75,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #handOvers!: HandOvers
   #directory!: Directory
   #control!: Control
+  #placements!: Placements
   #moves: Moves | undefined
   readonly #measures = new Measures()
   #failure: AffinityError | undefined
@@ -100,6 +103,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #lastSocket = 0
   #news = new EventEmitter()
   #failClosedTimer: NodeJS.Timeout | undefined
+  #rebalanceTimer: NodeJS.Timeout | undefined
   #wasMember = false
   #isEvicting = false
 
@@ -696,6 +700,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const evict = (name: string, handOver: boolean) => this.#evict(name, handOver)
     this.#drain ??= new Drain(instance, this.#engine, this.#documents, this.#handOvers, evict, this.#options.drainTimeout)
     this.#drained ??= this.#drain.run()
+    this.#directory.tell()
     await this.#drained
   }
 
@@ -707,6 +712,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   async #destroy(): Promise<void> {
     clearInterval(this.#failClosedTimer)
+    clearInterval(this.#rebalanceTimer)
     await this.#drained
     if (this.#engine && !this.#engine.isClosed) await within(FLUSH_MS, this.#handOvers.settled())
     if (this.#engine?.isMember()) await within(FLUSH_MS, this.#directory.leave())
@@ -733,7 +739,11 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     this.#documents = new Documents(this.#engine)
     this.#handOvers = new HandOvers(this.#engine, this.#documents)
     const { prefix } = this.#options
-    this.#directory = new Directory(this.#engine, prefix, { serverId: this.serverId, version })
+    const self = { serverId: this.serverId, region: this.#options.region, version }
+    this.#directory = new Directory(this.#engine, prefix, self)
+    const candidates = new Candidates(this.#directory, self)
+    this.#placements = new Placements(this.#options.placement, candidates, this.#directory, this.serverId, this.#options.log)
+    if (this.#options.rebalance) this.#rebalance(this.#options.rebalance, candidates)
     this.#control = new Control(this.#engine, this.#directory, this.serverId, {
       documents: ({ prefix = '', limit = 1000 }) => this.#listDocuments(prefix, limit),
       drain: () => this.#drainInBackground(),
@@ -745,6 +755,31 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     this.#tellOfItself()
     if (this.#options.failClosed) this.#watchMembership()
     return this.#engine
+  }
+
+  #rebalance(settings: RebalanceSettings, candidates: Candidates): void {
+    const rebalancing = new Rebalancing(settings, this.serverId, candidates, this.#options.log)
+    const self = new WeakRef(this) // as in Engine: a timer keeps nothing
+    const timer = setInterval(() => {
+      const affinity = self.deref()
+      if (!affinity || affinity.#drain) clearInterval(timer)
+      else if (affinity.#engine!.isMember()) void rebalancing.run(affinity.#rebalanced())
+    }, settings.every)
+    this.#rebalanceTimer = timer.unref()
+  }
+
+  #rebalanced(): Rebalanced {
+    return {
+      documents: () => this.#documentsHere(''),
+      isHeld: (name) => this.#documents.isHeld(name),
+      since: (name) => this.#since(name),
+      move: (name, to) => this.#moveHere(name, to),
+    }
+  }
+
+  #since(name: string): { here: number; changed: number } | undefined {
+    const document = this.#documents.instanceOf(name)
+    return document && this.#documents.since(document)
   }
 
   /** `failClosed`: past the membership's deadline nobody is served, until Redis says who owns what. */
@@ -798,6 +833,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     proxyAlive: (id) => this.#proxies.get(id)?.connection.alive(),
     closeProxy: (id, code, reason) => this.#proxies.get(id)?.closed(code, reason),
     lost: (name) => this.#evict(name, true),
+    place: (name) => void this.#placements.place(name, this.#drain !== undefined).then((target) => this.#engine!.place(name, target)),
     failed: (error) => {
       this.#failure = error
       for (const client of [...this.#sockets.values()]) client.close(1012, 'Service Restart')

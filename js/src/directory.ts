@@ -80,6 +80,11 @@ export class Directory {
     void this.#tell()
   }
 
+  /** Tells of this server at once: it has something to say that others should know. */
+  tell(): void {
+    if (this.#state) void this.#tell()
+  }
+
   end(): void {
     clearInterval(this.#timer)
   }

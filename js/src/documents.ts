@@ -11,7 +11,7 @@ export class Documents {
   #holds = new Map<string, Set<object>>()
   #epochs = new Map<string, number>()
   /* How many changes an instance has had; how many of them the last store has seen, and the last that ended well. */
-  #changes = new WeakMap<Document, { made: number; storing: number; stored: number; stores: number }>()
+  #changes = new WeakMap<Document, { made: number; storing: number; stored: number; stores: number; here: number; changed: number }>()
 
   constructor(private readonly engine: Engine) {}
 
@@ -135,9 +135,13 @@ export class Documents {
 
   /** From here on changes count: what came before was loaded. */
   watchChanges(document: Document): void {
-    const changes = { made: 0, storing: 0, stored: 0, stores: 0 }
+    const now = Date.now()
+    const changes = { made: 0, storing: 0, stored: 0, stores: 0, here: now, changed: now }
     this.#changes.set(document, changes)
-    document.on('update', () => changes.made++)
+    document.on('update', () => {
+      changes.made++
+      changes.changed = Date.now()
+    })
   }
 
   storing(document: Document): void {
@@ -154,6 +158,11 @@ export class Documents {
 
   wasStored(document: Document): boolean {
     return (this.#changes.get(document)?.stores ?? 0) > 0
+  }
+
+  /** When it came here, and when it was last changed, in ms since 1970. */
+  since(document: Document): { here: number; changed: number } | undefined {
+    return this.#changes.get(document)
   }
 
   /** Counts as a change; returns its number. */

@@ -31,6 +31,8 @@ export interface EngineEvents {
   proxyAlive(proxy: number): void
   closeProxy(proxy: number, code: number, reason: string): void
   lost(documentName: string): void
+  /** Nobody has the document, and clients here want it: place() says who shall have it. */
+  place(documentName: string): void
   /** The engine has ended by itself: nothing is served here any more. */
   failed(error: AffinityError): void
   news(kind: NewsKind, news: News): void
@@ -154,6 +156,7 @@ export class Engine {
       customEventTTL: options.customEventTTL,
       aliveEvery,
       stallLimit: options.stallLimit,
+      places: options.placement !== 'local',
       foreign: options.foreign !== undefined,
       pack: options.pack !== undefined,
       secrets: options.secrets,
@@ -403,6 +406,12 @@ export class Engine {
     return wasOurs(this.#askAbout(documentName, k.LEAVE, { name: Buffer.from(serverId), data: Buffer.from(boot) }))
   }
 
+  /** Says who shall have a document that nobody has: that server, or this one (while it drains: nobody). */
+  place(documentName: string, target: { serverId: string; boot: string } | undefined): void {
+    const { serverId = '', boot = '' } = target ?? {}
+    this.#post(k.PLACE, {}, Buffer.from(documentName), Buffer.from(serverId), Buffer.from(boot))
+  }
+
   #askAbout(documentName: string, kind: number, { name, data, ...fields }: Fields & { name?: Uint8Array; data?: Uint8Array } = {}): Promise<number> {
     if (this.#stopping) return Promise.reject(errorOf(-9, `document "${documentName}"`))
     return new Promise((resolve, reject) => {
@@ -525,6 +534,8 @@ export class Engine {
         return this.#settleClaim(request, status, name, bytes)
       case k.ON_LOST:
         return events.lost(document)
+      case k.ON_PLACE:
+        return events.place(document)
       case k.ON_EVENT_RUN:
         return events.runEvent(request, name, document, data)
       case k.ON_EVENT_LOCAL:

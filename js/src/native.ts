@@ -72,6 +72,8 @@ export interface NativeOptions extends RedisAddress {
   customEventTTL: number
   aliveEvery: number
   stallLimit: number
+  /** ON_PLACE is asked for all that nobody has, not only while this server drains. */
+  places: boolean
   /** Redis by way of this thread: see foreign.ts. */
   foreign: boolean
   pack: boolean
@@ -107,6 +109,7 @@ type ConstantName =
   | 'UNUSE'
   | 'CONFIRM'
   | 'LEAVE'
+  | 'PLACE'
   | 'DRAIN'
   | 'EMIT'
   | 'EVENT_RESULT'
@@ -135,6 +138,7 @@ type ConstantName =
   | 'ON_PROXY_CLOSE'
   | 'ON_CLAIMED'
   | 'ON_LOST'
+  | 'ON_PLACE'
   | 'ON_EVENT_RUN'
   | 'ON_EVENT_LOCAL'
   | 'ON_EVENT_DONE'

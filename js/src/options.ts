@@ -5,6 +5,8 @@ import { type ClientConfiguration, clientOf, keyPrefixOf, type RedisClient } fro
 import { AffinityError } from './errors.js'
 import { type LinkConfiguration, type LinkSettings, linkSettings } from './link.js'
 import { type LogEntry, Logger } from './log.js'
+import type { Placement } from './placement.js'
+import type { RebalanceConfiguration, RebalanceSettings } from './rebalance.js'
 import { type RedisAddress, redisRoute } from './redis.js'
 import type { SerializedHTTPRequest } from './request.js'
 
@@ -58,6 +60,15 @@ export interface Configuration<TCE extends CustomEvents = CustomEvents> extends 
   failClosed?: boolean
   /** How long `drain` may take before what is left fails over, in ms, 0 to 3,600,000. Default: 10,000. */
   drainTimeout?: number
+  /**
+   * Which server gets a document that nobody has, when a client opens it: `local`, the one that the client is connected to; `least-loaded`, the
+   * one with the fewest documents; or the one whose serverId a function returns. Default: 'local'.
+   */
+  placement?: Placement
+  /** Where this server is: `least-loaded`, and `rebalance` where it hands documents on, stay within a region. 1 to 255 bytes. Default: none. */
+  region?: string
+  /** Moves idle documents to where most of their clients are, and from a server that has far too many. Default: false. */
+  rebalance?: boolean | RebalanceConfiguration
   /** Prefix of Redis keys and channels. Default: 'rsa'. */
   prefix?: string
   /** Handlers of custom events by name. */
@@ -93,6 +104,10 @@ export interface Options {
   drainTimeout: number
   failClosed: boolean
   prefix: string
+  placement: Placement
+  region?: string
+  /** None: nothing is moved. */
+  rebalance?: RebalanceSettings
   customEvents: Map<string, (documentName: string, payload: unknown) => Promise<unknown>>
   deriveContext?: (serializedHTTPRequest: SerializedHTTPRequest) => unknown
   log: Logger
@@ -118,6 +133,9 @@ const KNOWN = new Set([
   'drainTimeout',
   'failClosed',
   'prefix',
+  'placement',
+  'region',
+  'rebalance',
   'customEvents',
   'deriveContext',
   'log',
@@ -154,6 +172,33 @@ function text(option: string, value: unknown, fallback: string, max: number): st
   if (length < 1 || length > max) throw invalid(option, `must have 1 to ${max} bytes, not ${length}`)
   if (value.includes('\0')) throw invalid(option, 'must not contain a NUL character')
   return value
+}
+
+function placementOf(value: Placement | undefined): Placement {
+  if (value === undefined) return 'local'
+  if (value !== 'local' && value !== 'least-loaded' && typeof value !== 'function') {
+    throw invalid('placement', `must be 'local', 'least-loaded' or a function, not ${show(value)}`)
+  }
+  return value
+}
+
+function rebalanceOf(value: Configuration['rebalance']): RebalanceSettings | undefined {
+  if (value === undefined || value === false) return undefined
+  const given = value === true ? {} : value
+  if (typeof given !== 'object' || given === null) throw invalid('rebalance', `must be true, false or an object, not ${show(value)}`)
+  const known = ['every', 'idle', 'perMinute', 'rest']
+  const unknown = Object.keys(given).find((name) => !known.includes(name))
+  if (unknown !== undefined) throw invalid(`rebalance.${unknown}`, `is unknown; known are ${known.join(', ')}`)
+  const { perMinute = 30 } = given
+  if (!Number.isInteger(perMinute) || perMinute < 1 || perMinute > 10_000) {
+    throw invalid('rebalance.perMinute', `must be a whole number from 1 to 10000, not ${show(perMinute)}`)
+  }
+  return {
+    every: integer('rebalance.every', given.every, 10_000, 100, HOUR),
+    idle: integer('rebalance.idle', given.idle, 10_000, 0, HOUR),
+    perMinute,
+    rest: integer('rebalance.rest', given.rest, 60_000, 0, HOUR),
+  }
 }
 
 function optionalFunction<T>(option: string, value: T | undefined): T | undefined {
@@ -248,6 +293,9 @@ function optionsWith<TCE extends CustomEvents>(redis: RedisClient, configuration
     stallLimit: integer('stallLimit', configuration.stallLimit, 20_000, 100, HOUR),
     drainTimeout: integer('drainTimeout', configuration.drainTimeout, 10_000, 0, HOUR),
     failClosed: flag('failClosed', configuration.failClosed),
+    placement: placementOf(configuration.placement),
+    region: configuration.region === undefined ? undefined : text('region', configuration.region, '', 255),
+    rebalance: rebalanceOf(configuration.rebalance),
     prefix: keyPrefixOf(redis) + text('prefix', configuration.prefix, 'rsa', 200),
     customEvents: eventHandlers(configuration.customEvents),
     deriveContext: optionalFunction('deriveContext', configuration.deriveContext),

@@ -87,6 +87,7 @@ typedef struct {
     bool hungry;             /* the app takes what it is given at once */
     bool unheard;            /* its subscription has broken, and Redis knows it */
     bool silent;             /* its Hocuspocus does not answer */
+    int places_at;           /* documents that nobody has go to this server; 0: where they are */
     bool denies;             /* its Hocuspocus denies every token */
     uint8_t version;         /* of the protocol, between it and others; 0: as it is */
     bool out_of_memory;      /* a step has failed with AFF_ENOMEM, which the test asked for */
@@ -644,6 +645,17 @@ static inline void close_client(cluster *c, server *s, const aff_action *act) {
     post(s, &(aff_event){.type = AFF_EV_SOCKET_CLOSE, .socket = act->socket});
 }
 
+static inline void app_place(cluster *c, server *s, aff_slice document) {
+    const server *to = &c->servers[s->places_at];
+    aff_event place = {.type = AFF_EV_PLACE, .document = document};
+    if (s->places_at && to->engine) {
+        trace(s->trace, "place:%s", word(document));
+        place.name = aff__str(to->name);
+        place.data = aff__str(aff_boot(to->engine));
+    }
+    post(s, &place);
+}
+
 static inline void act_on(cluster *c, server *s, const aff_action *act) {
     s->owed += aff_action_credit(act);
     unsigned long long request = act->request;
@@ -687,6 +699,7 @@ static inline void act_on(cluster *c, server *s, const aff_action *act) {
             trace(s->trace, "lost:%s", word(act->document));
             unload(s, word(act->document));
             break;
+        case AFF_ACT_PLACE: app_place(c, s, act->document); break;
         case AFF_ACT_EVENT_RUN:
             trace(s->trace, "run:%llu:%s:%s:%s", request, word(act->name), word(act->document),
                   word(act->data));

@@ -185,6 +185,119 @@ static void a_boot_that_is_none_is_refused(void **state) {
     cluster_free(c);
 }
 
+/* ---- Placement ---------------------------------------------------------------------------------
+ */
+
+/* At A the app places all that nobody has at C. */
+static cluster *placing(void) {
+    cluster *c = cluster_new();
+    c->servers[A].config.places = true;
+    c->servers[A].places_at = C;
+    for (int i = A; i <= C; i++) start(c, i);
+    return c;
+}
+
+static void what_nobody_has_goes_where_the_app_says(void **state) {
+    (void)state;
+    cluster *c = placing();
+    join(c, 1, A, "doc", NEW);
+    type(c, 1, "doc", 1);
+    advance(c, 100);
+    assert_string_equal(owner_of(c, "doc"), "C");
+    assert_int_equal(provider_of(c, 1, "doc")->unsynced, 0);
+    assert_int_equal(provider_of(c, 1, "doc")->tokens, 0);
+    assert_non_null(strstr(c->servers[A].trace, "place:doc"));
+    join(c, 2, B, "doc", NEW); /* it is open: nobody is asked */
+    advance(c, 3000);
+    assert_string_equal(owner_of(c, "doc"), "C");
+    assert_int_equal(provider_of(c, 2, "doc")->edits, 2);
+    close_socket(c, 1);
+    close_socket(c, 2);
+    advance(c, 2000);
+    assert_string_equal(owner_of(c, "doc"), "");
+    cluster_free(c);
+}
+
+static void what_somebody_has_is_not_placed(void **state) {
+    (void)state;
+    cluster *c = placing();
+    claim(c, B, 1, "doc", AFF_USE_HOLD);
+    claim(c, A, 2, "own", AFF_USE_LOADED); /* the app counts on it */
+    forget_traces(c);
+    open_client(c, 1, A);
+    auth(c, 1, "doc");
+    auth(c, 1, "own");
+    assert_null(strstr(c->servers[A].trace, "place:"));
+    assert_string_equal(owner_of(c, "doc"), "B");
+    assert_string_equal(owner_of(c, "own"), "A");
+    cluster_free(c);
+}
+
+static void who_drains_is_given_nothing_by_placement(void **state) {
+    (void)state;
+    cluster *c = placing();
+    tell(c, C, &(aff_event){.type = AFF_EV_DRAIN});
+    join(c, 1, A, "doc", NEW);
+    advance(c, 500);
+    assert_string_equal(owner_of(c, "doc"), "A");
+    assert_int_equal(provider_of(c, 1, "doc")->unsynced, 0);
+    cluster_free(c);
+}
+
+static void who_dies_as_it_is_chosen_is_taken_over(void **state) {
+    (void)state;
+    cluster *c = placing();
+    c->servers[A].mute = true; /* the claim in C's name is on its way */
+    join(c, 1, A, "doc", NEW);
+    kill_server(c, C);
+    c->servers[A].mute = false;
+    advance(c, 3000);
+    assert_string_equal(owner_of(c, "doc"), "A");
+    assert_int_equal(provider_of(c, 1, "doc")->unsynced, 0);
+    cluster_free(c);
+}
+
+static void what_fails_over_goes_to_who_has_its_clients(void **state) {
+    (void)state;
+    cluster *c = placing();
+    join(c, 1, A, "doc", NEW);
+    assert_string_equal(owner_of(c, "doc"), "C");
+    c->servers[A].places_at = B;
+    kill_server(c, C);
+    advance(c, 3000);
+    assert_string_equal(owner_of(c, "doc"), "A");
+    cluster_free(c);
+}
+
+/* Nobody else has a client for it, and a server that drains claims nothing. */
+static void a_server_that_drains_places_what_its_clients_open(void **state) {
+    (void)state;
+    cluster *c = cluster_of(3);
+    tell(c, A, &(aff_event){.type = AFF_EV_DRAIN});
+    join(c, 1, A, "doc", NEW); /* its app knows of nobody */
+    advance(c, 1000);
+    assert_string_equal(owner_of(c, "doc"), "");
+    c->servers[A].places_at = B;
+    advance(c, 1000);
+    assert_string_equal(owner_of(c, "doc"), "B");
+    assert_int_equal(provider_of(c, 1, "doc")->unsynced, 0);
+    cluster_free(c);
+}
+
+static void whoever_leaves_while_the_app_chooses_is_gone(void **state) {
+    (void)state;
+    cluster *c = placing();
+    open_client(c, 1, A);
+    send_auth(c, 1, "doc", "token");
+    settle_some(c, 1);
+    close_socket(c, 1);
+    advance(c, 1000);
+    assert_string_equal(owner_of(c, "doc"), "");
+    tell(c, A, &(aff_event){.type = AFF_EV_PLACE, .document = aff__str("doc")});
+    assert_int_equal(stats_of(c, A).documents, 0);
+    cluster_free(c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_is_given_a_document_has_it),
@@ -196,6 +309,13 @@ int main(void) {
         cmocka_unit_test(where_the_answer_is_lost_the_next_claim_tells),
         cmocka_unit_test(what_is_lost_already_can_not_be_given),
         cmocka_unit_test(a_boot_that_is_none_is_refused),
+        cmocka_unit_test(what_nobody_has_goes_where_the_app_says),
+        cmocka_unit_test(what_somebody_has_is_not_placed),
+        cmocka_unit_test(who_drains_is_given_nothing_by_placement),
+        cmocka_unit_test(who_dies_as_it_is_chosen_is_taken_over),
+        cmocka_unit_test(what_fails_over_goes_to_who_has_its_clients),
+        cmocka_unit_test(a_server_that_drains_places_what_its_clients_open),
+        cmocka_unit_test(whoever_leaves_while_the_app_chooses_is_gone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

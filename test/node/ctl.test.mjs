@@ -7,7 +7,7 @@ import path from 'node:path'
 import { describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { authority } from '../support/certificates.mjs'
-import { connect, synced, type } from '../support/client.mjs'
+import { connect, synced, text, type } from '../support/client.mjs'
 import { startCluster } from '../support/cluster.mjs'
 import { startRedisCluster } from '../support/redis-cluster.mjs'
 import { freePort, startRedis } from '../support/redis.mjs'
@@ -263,21 +263,16 @@ describe('drain', () => {
     assert.deepEqual(await s1.run(({ affinity }) => affinity.health().draining), true)
   })
 
-  test('tells of clients that have to wait until the server is stopped', async (t) => {
-    const { cluster, redis, s1, s2 } = await twoServers(t)
-    let url = s1.url
-    const alone = connect({ url: () => url, name: 'alone' })
+  test('documents that only its own clients have open go too', async (t) => {
+    const { redis, s1, s2 } = await twoServers(t)
+    const alone = connect({ url: s1.url, name: 'alone' })
     t.after(() => alone.destroy())
     await synced(alone)
     const drained = await start(redis, ['drain', 's1', '--yes']).done
-    assert.match(drained.err, /1 of them: clients on "s1" alone\. These wait until somebody opens the document elsewhere, or "s1" is stopped/)
-    assert.match(drained.out, /1 document: owned by nobody now\n {2}1 document: of these, with clients that wait until it is stopped\n/)
-    assert.deepEqual(alone.socket.closes, [])
+    assert.match(drained.out, /^s1 is drained, in .* s\.\n {2}\d documents?: s2\nIt can be stopped now/)
     type(alone, 'not lost')
-    url = s2.url
-    await s1.stop()
     await until(async () => (await s2.text('alone')) === 'not lost')
-    assert.equal(cluster.servers.length, 2)
+    assert.deepEqual(alone.socket.closes, [])
   })
 
   test('asks first, and does nothing where nobody can say yes or nobody is there to take over', async (t) => {
@@ -328,6 +323,48 @@ describe('drain', () => {
     const { code, err } = await drain.done
     assert.equal(code, 1)
     assert.match(err, /server "s1", while it drained: (nobody listens on its channel|no answer)/)
+  })
+})
+
+describe('move', () => {
+  test('moves a document while somebody types, and says who has it then', async (t) => {
+    const { redis, s1, s2, ann: typist } = await twoServers(t)
+    const timer = setInterval(() => type(typist, '.'), 20)
+    t.after(() => clearInterval(timer))
+    const { code, out, err } = await start(redis, ['move', 'a', 's2', '--yes']).done
+    assert.equal(code, 0)
+    assert.match(err, /^affinityctl: document "a" is at server "s1", and 2 clients have it open\. It is stored there, and goes to "s2"; no client's socket is closed/)
+    assert.match(out, /^a is at s2 now, after \d+ ms\n$/)
+    await until(async () => !(await s1.documents()).includes('a') && (await s2.documents()).includes('a'))
+    clearInterval(timer)
+    await until(() => !typist.hasUnsyncedChanges)
+    await until(async () => (await s2.text('a')) === text(typist))
+    assert.deepEqual(typist.socket.closes, [])
+    const back = await json(redis, 'move', 'a', 's1', '--yes')
+    assert.deepEqual({ ...back, ms: undefined }, { document: 'a', from: 's2', to: 's1', clients: 2, moved: true, ms: undefined })
+  })
+
+  test('does nothing where nobody can say yes, it is there already, or it can not be done', async (t) => {
+    const { redis, s1, s2 } = await twoServers(t)
+    const silent = await ctl(redis, 'move', 'a', 's2')
+    assert.deepEqual([silent.code, /nobody can be asked here: say --yes/.test(silent.err)], [2, true])
+    const refused = async (...args) => {
+      const { code, out, err } = await ctl(redis, 'move', ...args, '--yes')
+      assert.deepEqual([code, out], [1, ''])
+      return err
+    }
+    assert.equal(await refused('nothing', 's2'), 'affinityctl: document "nothing": nobody has it open\n')
+    assert.equal(await refused('a', 's9'), 'affinityctl: server "s9" is no member of the cluster\n')
+    await s1.lockDocument('a')
+    assert.match(await refused('a', 's2'), /server "s1": document "a" is locked by lockDocument: it stays \(AFF_EINVAL\)\n$/)
+    await s1.release('a')
+    assert.deepEqual(await ctl(redis, 'move', 'a', 's1', '--yes'), { code: 0, out: 'a is at s1 already\n', err: '' })
+    assert.equal((await json(redis, 'owner', 'a')).server, 's1')
+    await s2.run(({ affinity }) => affinity.drain())
+    await until(async () => (await json(redis, 'servers')).servers.some(({ draining }) => draining))
+    assert.equal(await refused('a', 's2'), 'affinityctl: server "s2" is draining: it takes no documents\n')
+    const usage = await ctl(redis, 'move', 'a')
+    assert.deepEqual([usage.code, /move: needs two arguments, DOCUMENT SERVER/.test(usage.err)], [2, true])
   })
 })
 
@@ -456,7 +493,7 @@ describe('the command line', () => {
     [['bogus'], 'bogus: no such command; affinityctl --help lists them'],
     [['servers', 'x'], 'servers: takes no argument, such as "x"'],
     [['owner'], 'owner: needs one argument, DOCUMENT'],
-    [['owner', ''], 'owner: needs one argument, DOCUMENT'],
+    [['owner', ''], 'owner: DOCUMENT must be UTF-8, and not empty'],
     [['drain', 'a', 'b'], 'drain: needs one argument, SERVER'],
     [['servers', '--yes'], '--yes: is no option of servers'],
     [['owner', 'a', '--limit', '5'], '--limit: is no option of owner'],
