@@ -96,10 +96,10 @@ struct aff__doc {
     bool placed : 1;      /* it has answered */
     bool for_other : 1;   /* CLAIMING: in another server's name */
     bool expected : 1;    /* CLAIMING: somebody says that it is ours, under `epoch` */
-    uint64_t given_until; /* kept for so long, though nobody wants it yet */
     bool doubted : 1;     /* the server that Redis has named does not own it, under `epoch` */
     bool answering : 1;   /* those who wait are being answered: settled when that is done */
     bool refreshing : 1;  /* Redis has been asked to keep our record for longer */
+    uint64_t given_until; /* given to us: kept for so long, though nobody wants it yet; or 0 */
     uint64_t asked;       /* CLAIMING: the request to Redis */
     uint64_t left;        /* RELEASING: the request of AFF_EV_LEAVE; else 0 */
     uint64_t refresh_at;
@@ -450,7 +450,8 @@ void aff__doc_unuse(aff_engine *e, aff__doc *doc, aff_use use);
 bool aff__doc_settle(aff_engine *e, aff__doc *doc);
 /* `peer` says that it does not own the document: whatever is remembered of that is forgotten. */
 void aff__doc_doubt(aff_engine *e, aff_slice name, aff__peer *peer);
-/* We are named as the owner under an epoch that we do not own. */
+/* We are named as the owner under an epoch that we know nothing of: it may have been given to us
+ * (true: Redis is asked); else the record is deleted. */
 bool aff__doc_expect(aff_engine *e, aff_slice name, uint64_t epoch);
 void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch);
 void aff__doc_raised(aff_engine *e, aff__doc *doc, uint64_t epoch);
