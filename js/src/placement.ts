@@ -80,32 +80,39 @@ export class Placements {
   async place(documentName: string, isDraining: boolean): Promise<Target | undefined> {
     try {
       const servers = (await this.candidates.all()).filter(({ serverId }) => !isDraining || serverId !== this.serverId)
-      const chosen = await this.#choose(servers, documentName, isDraining)
+      const chosen = (await this.#choose(servers, documentName)) ?? (isDraining ? this.#leastLoaded(servers) : undefined)
       if (!chosen) return undefined
       this.candidates.placed(chosen)
       if (chosen.serverId === this.serverId) return undefined
       const boot = await this.directory.bootOf(chosen.serverId)
-      if (boot === undefined) return undefined
-      return { serverId: chosen.serverId, boot }
+      return boot === undefined ? undefined : { serverId: chosen.serverId, boot }
     } catch (error) {
-      this.#warn(`document "${documentName}" could not be placed: ${(error as Error)?.message ?? error}`, documentName)
+      this.#warn(error, documentName) // Redis
       return undefined
     }
   }
 
-  async #choose(servers: ServerInfo[], documentName: string, isDraining: boolean): Promise<ServerInfo | undefined> {
-    if (typeof this.placement !== 'function') {
-      const isLocal = this.placement === 'local' && !isDraining
-      return isLocal ? undefined : this.candidates.leastLoaded(this.candidates.near(servers))
+  #leastLoaded(servers: ServerInfo[]): ServerInfo | undefined {
+    return this.candidates.leastLoaded(this.candidates.near(servers))
+  }
+
+  async #choose(servers: ServerInfo[], documentName: string): Promise<ServerInfo | undefined> {
+    if (this.placement === 'local') return undefined
+    if (this.placement === 'least-loaded') return this.#leastLoaded(servers)
+    try {
+      const serverId = await Promise.race([this.placement(servers, documentName), pause(CHOOSE_WITHIN_MS).then(() => undefined)])
+      const chosen = servers.find((server) => server.serverId === serverId)
+      if (!chosen && serverId !== undefined) throw new Error(`"placement" chose ${JSON.stringify(serverId)}, which is none of the candidates`)
+      return chosen
+    } catch (error) {
+      this.#warn(error, documentName)
+      return undefined
     }
-    const serverId = await Promise.race([this.placement(servers, documentName), pause(CHOOSE_WITHIN_MS).then(() => undefined)])
-    const chosen = servers.find((server) => server.serverId === serverId)
-    if (!chosen && serverId !== undefined) throw new Error(`"placement" chose ${JSON.stringify(serverId)}, which is none of the candidates`)
-    return chosen
   }
 
   /** Once: it concerns every document. */
-  #warn(message: string, document: string): void {
+  #warn(error: unknown, document: string): void {
+    const message = `document "${document}" could not be placed: ${(error as Error)?.message ?? error}`
     if (this.#hasWarned) this.log.debug(message, { topic: 'documents', document })
     else this.log.warn(message, { topic: 'documents', document })
     this.#hasWarned = true

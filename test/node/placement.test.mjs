@@ -107,6 +107,17 @@ test('clients of a server that drains open what nobody has at another one', asyn
   assert.deepEqual(ann.closes, [])
 })
 
+test('a server that drains does not depend on a function that can not say', async (t) => {
+  const setup = () => ({ affinity: { placement: () => undefined } })
+  const cluster = await start(t, 2, { setup })
+  const [s1] = cluster.servers
+  await openAt(t, s1, ['own'])
+  assert.equal(await ownerOf(cluster, 'own'), 's1')
+  await s1.run(({ affinity }) => affinity.drain())
+  await openAt(t, s1, ['late'])
+  assert.deepEqual(await owners(cluster, ['own', 'late']), ['s2', 's2'])
+})
+
 test('a bad placement, region or rebalance is refused by name', async (t) => {
   const cluster = await startCluster(1)
   t.after(() => cluster.stop())
