@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto'
 import { after, before, describe, test } from 'node:test'
 import { connect, synced } from '../support/client.mjs'
 import { startCluster } from '../support/cluster.mjs'
-import { holds, until } from '../support/wait.mjs'
+import { patience, holds, until } from '../support/wait.mjs'
 
 /** Runs in the servers' processes. */
 const setup = ({ kept, import: load }) => {
@@ -50,7 +50,7 @@ describe('handleEvent', () => {
   const owner = async (server, name) => synced(connect({ url: server.url, name }))
 
   before(async () => {
-    cluster = await startCluster(2, { setup, customEventTTL: 20_000 })
+    cluster = await startCluster(2, { setup, customEventTTL: patience * 20_000 })
     ;[s1, s2] = cluster.servers
   })
   after(() => cluster.stop())
@@ -114,8 +114,9 @@ describe('handleEvent', () => {
     bob.destroy()
   })
 
-  test('200 payloads of 1 MiB at once arrive whole', async () => {
+  test('200 payloads of 1 MiB at once arrive whole', async (t) => {
     const bob = await owner(s2, 'large')
+    t.after(() => bob.destroy())
     const answers = await s1.run(async ({ affinity }) => {
       const payload = (index) => new Uint8Array(1024 * 1024).fill(index)
       return Promise.all(Array.from({ length: 200 }, (_, index) => affinity.handleEvent('hash', 'large', payload(index))))
@@ -124,7 +125,6 @@ describe('handleEvent', () => {
       assert.equal(answer, createHash('sha256').update(new Uint8Array(1024 * 1024).fill(index)).digest('hex'), `payload ${index}`)
     })
     assert.ok(bob.closes.length === 0)
-    bob.destroy()
   })
 
   test('H24 an error of the handler arrives at the caller with its message and code', async () => {

@@ -1,5 +1,5 @@
 /** On builds that are slow (`make asan-node`) all deadlines are later. */
-const patience = Number(process.env.PATIENCE ?? 1)
+export const patience = Number(process.env.PATIENCE ?? 1)
 
 /**
  * Waits for a condition by polling: tests wait for what they need, with a deadline, never for a time.
