@@ -22,15 +22,16 @@ wait $pid 2>/dev/null
 rm -rf "$dir"
 `
 
-/** @returns {Promise<number>} a TCP port that was free a moment ago */
+/**
+ * @returns {Promise<number>} a TCP port that was free a moment ago: below those that the system gives to connections and to
+ *   listeners that ask for any (from 32,768 on), so that nobody gets it by chance meanwhile
+ */
 export function freePort() {
+  const port = 10_000 + Math.floor(Math.random() * 20_000)
   return new Promise((resolve, reject) => {
     const probe = net.createServer()
-    probe.once('error', reject)
-    probe.listen(0, '127.0.0.1', () => {
-      const { port } = /** @type {net.AddressInfo} */ (probe.address())
-      probe.close(() => resolve(port))
-    })
+    probe.once('error', (error) => (error.code === 'EADDRINUSE' ? resolve(freePort()) : reject(error)))
+    probe.listen(port, '127.0.0.1', () => probe.close(() => resolve(port)))
   })
 }
 
