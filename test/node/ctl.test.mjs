@@ -415,12 +415,22 @@ describe('move', () => {
     assert.deepEqual([yes.code, /a is at s2 now/.test(yes.out)], [0, true])
   })
 
-  test('what is there already stays', async (t) => {
-    const { redis } = await twoServers(t)
+  test('what is there already stays, and what is locked', async (t) => {
+    const { redis, s1 } = await twoServers(t)
     const before = await lease(redis, 'a')
     assert.deepEqual(await ctl(redis, 'move', 'a', 's1'), { code: 0, out: 'a is at s1 already\n', err: '' })
     assert.deepEqual(await json(redis, 'move', 'a', 's1'), { document: 'a', from: 's1', to: 's1', clients: 2, moved: false, dryRun: false, ms: 0 })
     assert.equal(await lease(redis, 'a'), before)
+
+    await s1.lockDocument('a')
+    const lines = (await refusal(redis, 'a', 's2', '--yes')).split('\n')
+    assert.deepEqual(lines.slice(1), [
+      'affinityctl: server "s1": document "a" is locked by lockDocument: it stays (AFF_EINVAL)',
+      'affinityctl: document "a" is at server "s1" now',
+      '',
+    ])
+    await s1.release('a')
+    assert.equal((await json(redis, 'move', 'a', 's2', '--yes')).moved, true)
   })
 
   test('a document that nobody has open is not moved', async (t) => {
@@ -434,19 +444,6 @@ describe('move', () => {
     assert.equal(await refusal(redis, 'locked', 's2', '--yes'), 'affinityctl: document "locked": nobody has it open; server "s1" holds its lease\n')
     await redis.client.lpush('rsaLock:type', 'x')
     assert.match(await refusal(redis, 'type', 's2', '--yes'), /^affinityctl: Redis: WRONGTYPE/)
-  })
-
-  test('a document that is locked stays', async (t) => {
-    const { redis, s1 } = await twoServers(t)
-    await s1.lockDocument('a')
-    const lines = (await refusal(redis, 'a', 's2', '--yes')).split('\n')
-    assert.deepEqual(lines.slice(1), [
-      'affinityctl: server "s1": document "a" is locked by lockDocument: it stays (AFF_EINVAL)',
-      'affinityctl: document "a" is at server "s1" now',
-      '',
-    ])
-    await s1.release('a')
-    assert.equal((await json(redis, 'move', 'a', 's2', '--yes')).moved, true)
   })
 
   test('a server that could not take it gets nothing', async (t) => {
