@@ -85,6 +85,10 @@ static bool read_card(const redisReply *value, ctl_server *out) {
     return true;
 }
 
+bool ctl_is_named(const ctl_server *server, const char *id) {
+    return server->id.len == strlen(id) && memcmp(server->id.data, id, server->id.len) == 0;
+}
+
 static int by_name(const void *a, const void *b) {
     aff_slice x = ((const ctl_server *)a)->id, y = ((const ctl_server *)b)->id;
     int order = memcmp(x.data, y.data, x.len < y.len ? x.len : y.len);
@@ -152,4 +156,36 @@ bool ctl_lease_read(aff_slice record, ctl_lease *out) {
     if (lease.server.len > SERVER_MAX) return false;
     *out = lease;
     return true;
+}
+
+/* Does the server's membership stand under the boot that the lease was claimed under? */
+static ctl_ownership check_lease(ctl_session *s, const ctl_lease *lease) {
+    char boot[CTL_BOOT_LEN + 1];
+    ctl_membership membership = ctl_find_member(s, lease->server, boot);
+    if (membership == CTL_UNKNOWN) return CTL_UNTOLD;
+    bool stands = membership == CTL_MEMBER && strcmp(boot, lease->boot) == 0;
+    return stands ? CTL_OWNED : CTL_LEFT;
+}
+
+ctl_ownership ctl_find_owner(ctl_session *s, const char *document, ctl_lease *out) {
+    *out = (ctl_lease){0};
+    aff_slice key = ctl_key(s, "Lock:", ctl_slice(document));
+    redisReply *reply = CTL_REDIS(s, ctl_slice("GET"), key);
+    free((void *)key.data);
+    if (reply == NULL) return CTL_UNTOLD;
+    ctl_lease lease;
+    ctl_ownership ownership = CTL_FREE;
+    if (reply->type == REDIS_REPLY_STRING) {
+        bool good = ctl_lease_read((aff_slice){(uint8_t *)reply->str, reply->len}, &lease);
+        ownership = good ? check_lease(s, &lease) : CTL_UNREADABLE;
+    }
+    if (ownership == CTL_OWNED || ownership == CTL_LEFT) {
+        char *server = ctl_alloc(lease.server.len + 1);
+        memcpy(server, lease.server.data, lease.server.len);
+        server[lease.server.len] = '\0';
+        *out = lease;
+        out->server.data = (const uint8_t *)server;
+    }
+    freeReplyObject(reply);
+    return ownership;
 }

@@ -28,6 +28,8 @@ typedef struct {
 bool ctl_list_servers(ctl_session *s, ctl_servers *out);
 void ctl_servers_free(ctl_servers *servers);
 
+bool ctl_is_named(const ctl_server *server, const char *id);
+
 /* An integer or a string of a card; 0 or "" where it has none. */
 int64_t ctl_card_number(const ctl_server *server, const char *key);
 const char *ctl_card_text(const ctl_server *server, const char *key);
@@ -54,10 +56,24 @@ aff_slice ctl_key(ctl_session *s, const char *name, aff_slice rest);
 typedef struct {
     uint64_t epoch;
     char boot[CTL_BOOT_LEN + 1];
-    aff_slice server; /* of the record */
+    aff_slice server;
 } ctl_lease;
 
-/* False: it is none that a server writes, and counts as free. */
+/* False: it is none that a server writes, and counts as free. `out->server` is the record's. */
 bool ctl_lease_read(aff_slice record, ctl_lease *out);
+
+typedef enum {
+    CTL_OWNED,
+    CTL_LEFT,       /* its server is gone: whoever needs it next takes it */
+    CTL_FREE,       /* there is no lease */
+    CTL_UNREADABLE, /* a lease that no server writes: likewise */
+    CTL_UNTOLD      /* see the session's error */
+} ctl_ownership;
+
+/*
+ * Whose a document is. With OWNED and LEFT `*out` says it, else it is zeroed; `out->server.data` is
+ * the caller's, and ends with a NUL.
+ */
+ctl_ownership ctl_find_owner(ctl_session *s, const char *document, ctl_lease *out);
 
 #endif

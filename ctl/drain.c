@@ -35,10 +35,6 @@ typedef struct {
 
 /* ---- Before ---------------------------------------------------------------------------------- */
 
-static bool is_named(const ctl_server *server, const char *name) {
-    return server->id.len == strlen(name) && memcmp(server->id.data, name, server->id.len) == 0;
-}
-
 /* Who is there; false: a complaint has been made. */
 static bool find(drain *d) {
     char boot[CTL_BOOT_LEN + 1];
@@ -50,7 +46,7 @@ static bool find(drain *d) {
     }
     for (size_t i = 0; i < servers.count; i++) {
         const ctl_server *server = &servers.servers[i];
-        if (server->alive && !server->draining && !is_named(server, d->server)) d->others++;
+        if (server->alive && !server->draining && !ctl_is_named(server, d->server)) d->others++;
     }
     ctl_servers_free(&servers);
     d->channel = ctl_channel_of(d->session, boot);

@@ -30,7 +30,7 @@ static const command commands[] = {
     {"owner", "DOCUMENT", 0, ctl_owner_command, true},
     {"watch", NULL, CTL_OPTION_SERVER | CTL_OPTION_SECONDS, ctl_watch_command, true},
     {"drain", "SERVER", CTL_OPTION_YES | CTL_OPTION_FORCE, ctl_drain_command, true},
-    {"move", "DOCUMENT SERVER", CTL_OPTION_YES, ctl_move_command, true},
+    {"move", "DOCUMENT SERVER", CTL_OPTION_YES | CTL_OPTION_DRY_RUN, ctl_move_command, true},
     {"doctor", NULL, 0, ctl_doctor_command, false},
 };
 
@@ -53,6 +53,7 @@ static const char help[] =
     "      --force              even if no other server is there to take them\n"
     "  move DOCUMENT SERVER     moves a document to another server\n"
     "      --yes                does not ask\n"
+    "      --dry-run            says what it would do, and does nothing\n"
     "  doctor                   checks whether Redis is fit for it\n"
     "\n"
     "Options:\n"
@@ -66,7 +67,7 @@ static const char help[] =
     "  --tls-cert FILE, --tls-key FILE   our own certificate, PEM\n"
     "  --tls-name NAME          the name that Redis's certificate must be for\n"
     "  --tls-insecure           believes any certificate\n"
-    "  --timeout SECONDS        for a connection, and for each answer (5)\n"
+    "  --timeout SECONDS        for a connection, and for each answer (5; for a move 35)\n"
     "  --json                   for programs\n"
     "  --help, --version\n"
     "\n"
@@ -107,7 +108,8 @@ static const command *find_command(const char *name) {
 
 /* The name of the first of `options`. */
 static const char *name_of_option(unsigned options) {
-    static const char *const names[] = {"server", "starting", "limit", "seconds", "yes", "force"};
+    static const char *const names[] = {"server", "starting", "limit",  "seconds",
+                                        "yes",    "force",    "dry-run"};
     size_t n = 0;
     while ((options >> n & 1) == 0) n++;
     return names[n];

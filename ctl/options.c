@@ -38,7 +38,8 @@ enum {
     LIMIT,
     SECONDS,
     YES,
-    FORCE
+    FORCE,
+    DRY_RUN
 };
 
 static const struct option known[] = {
@@ -61,6 +62,7 @@ static const struct option known[] = {
     {"seconds", required_argument, NULL, SECONDS},
     {"yes", no_argument, NULL, YES},
     {"force", no_argument, NULL, FORCE},
+    {"dry-run", no_argument, NULL, DRY_RUN},
     {NULL, 0, NULL, 0},
 };
 
@@ -157,6 +159,7 @@ static bool read_timeout(ctl_options *o, const char *value) {
     uint32_t seconds = 0;
     if (!read_number("timeout", value, TIMEOUT_MAX_S, &seconds)) return false;
     o->timeout_ms = seconds * 1000;
+    o->has_timeout = true;
     return true;
 }
 

@@ -24,7 +24,8 @@ enum {
     CTL_OPTION_LIMIT = 4,
     CTL_OPTION_SECONDS = 8,
     CTL_OPTION_YES = 16,
-    CTL_OPTION_FORCE = 32
+    CTL_OPTION_FORCE = 32,
+    CTL_OPTION_DRY_RUN = 64
 };
 
 typedef struct {
@@ -37,6 +38,7 @@ typedef struct {
     const char *tls_ca, *tls_cert, *tls_key, *tls_name; /* three files, one name; or NULL */
     bool tls_insecure;
     uint32_t timeout_ms; /* for a connection, and for each answer */
+    bool has_timeout;    /* it was given */
     bool json;
 
     unsigned given;       /* of CTL_OPTION_... */

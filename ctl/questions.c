@@ -3,12 +3,10 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
+#include "control.h"
 #include "seal.h"
 #include "text.h"
-
-static const char mark[8] = {'\0', 'a', 'f', 'f', 'c', 't', 'l', 1};
 
 struct ctl_mailbox {
     ctl_session *session;
@@ -66,12 +64,9 @@ static void on_message(void *arg, aff_slice data) {
         m->forged++;
         return;
     }
-    size_t head = sizeof(mark) + 2;
-    if (data.len < head || memcmp(data.data, mark, sizeof(mark)) != 0) return;
-    head += (size_t)data.data[8] | (size_t)data.data[9] << 8;
-    if (data.len < head) return;
-    json_t *body =
-        json_loadb((const char *)data.data + head, data.len - head, JSON_ALLOW_NUL, NULL);
+    aff_slice sender, text;
+    if (!aff_control_read(data, &sender, &text)) return;
+    json_t *body = json_loadb((const char *)text.data, text.len, JSON_ALLOW_NUL, NULL);
     if (body != NULL) on_body(m, body);
     json_decref(body);
 }
@@ -85,23 +80,15 @@ static aff_slice write_question(ctl_mailbox *m, const ctl_question *q) {
     char *text = body != NULL ? json_dumps(body, JSON_COMPACT) : NULL;
     json_decref(body);
     if (text == NULL) return (aff_slice){0};
-    aff_slice channel = ctl_session_channel(m->session);
-    size_t text_len = strlen(text), len = sizeof(mark) + 2 + channel.len + text_len;
-    uint8_t *message = ctl_alloc(len), *at = message;
-    memcpy(at, mark, sizeof(mark));
-    at += sizeof(mark);
-    *at++ = (uint8_t)(channel.len & 0xff);
-    *at++ = (uint8_t)(channel.len >> 8);
-    memcpy(at, channel.data, channel.len);
-    memcpy(at + channel.len, text, text_len);
+    aff_slice message = aff_control_write(ctl_session_channel(m->session), ctl_slice(text));
     free(text);
-    return (aff_slice){message, len};
+    return message;
 }
 
 static void publish(ctl_mailbox *m, ctl_question *q, ctl_call *call) {
     aff_slice message = write_question(m, q), sealed = message, channel = ctl_slice(q->channel);
     if (message.data == NULL) {
-        settle(q, CTL_FAILED, "the question can't be written: it is no UTF-8");
+        settle(q, CTL_FAILED, "the question can't be written: it is no UTF-8, or memory is short");
     } else if (m->seal != NULL && aff_seal_put(m->seal, channel, message, &sealed) != 0) {
         settle(q, CTL_FAILED, "the question can't be signed");
     } else if (!CTL_SEND(m->session, call, ctl_slice("PUBLISH"), channel, sealed)) {

@@ -294,23 +294,18 @@ static int report_no_owner(ctl_session *s, const char *document, const char *why
 
 int ctl_owner_command(ctl_session *s, char **args) {
     const char *document = args[0];
-    aff_slice key = ctl_key(s, "Lock:", ctl_slice(document));
-    redisReply *reply = CTL_REDIS(s, ctl_slice("GET"), key);
-    free((void *)key.data);
-    if (reply == NULL) return ctl_give_up(s);
     ctl_lease lease;
-    char boot[CTL_BOOT_LEN + 1] = "";
-    int code;
-    if (reply->type != REDIS_REPLY_STRING) {
-        code = report_no_owner(s, document, "nobody owns it");
-    } else if (!ctl_lease_read((aff_slice){(uint8_t *)reply->str, reply->len}, &lease)) {
-        code = report_no_owner(s, document, "nobody owns it: its lease can't be read");
-    } else {
-        ctl_membership membership = ctl_find_member(s, lease.server, boot);
-        bool stands = membership == CTL_MEMBER && strcmp(boot, lease.boot) == 0;
-        code =
-            membership == CTL_UNKNOWN ? ctl_give_up(s) : report_owner(s, document, &lease, stands);
+    ctl_ownership ownership = ctl_find_owner(s, document, &lease);
+    int code = CTL_NO;
+    switch (ownership) {
+        case CTL_OWNED:
+        case CTL_LEFT: code = report_owner(s, document, &lease, ownership == CTL_OWNED); break;
+        case CTL_FREE: code = report_no_owner(s, document, "nobody owns it"); break;
+        case CTL_UNREADABLE:
+            code = report_no_owner(s, document, "nobody owns it: its lease can't be read");
+            break;
+        case CTL_UNTOLD: code = ctl_give_up(s); break;
     }
-    freeReplyObject(reply);
+    free((void *)lease.server.data);
     return code;
 }

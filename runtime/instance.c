@@ -1,5 +1,6 @@
 #include "instance.h"
 
+#include "control.h"
 #include "foreign.h"
 
 #include <stdatomic.h>
@@ -49,8 +50,6 @@ enum {
     TELL_FORGERY_EVERY_MS = 60000,
     PATIENCE_MS = 2 /* Redis mostly answers much sooner */
 };
-
-static const char control_mark[8] = {'\0', 'a', 'f', 'f', 'c', 't', 'l', 1};
 
 uint64_t aff_now(void) {
     struct timespec t;
@@ -391,29 +390,13 @@ static bool unseal(aff_instance *in, aff_slice channel, aff_slice *message) {
     }
 }
 
-/*
- * A message of an application for another one, which comes the way that batches do; `channel` is
- * where its sender listens (docs/PROTOCOL.md, Control).
- */
-static bool is_control(aff_slice message, aff_slice *channel, aff_slice *body) {
-    uint16_t len;
-    size_t head = sizeof(control_mark) + sizeof(len);
-    if (message.len < head || memcmp(message.data, control_mark, sizeof(control_mark)) != 0)
-        return false;
-    memcpy(&len, message.data + sizeof(control_mark), sizeof(len));
-    if (message.len - head < len) return false;
-    *channel = (aff_slice){message.data + head, len};
-    *body = (aff_slice){message.data + head + len, message.len - head - len};
-    return true;
-}
-
 static void on_message(void *arg, const char *channel, size_t channel_len, const char *data,
                        size_t len) {
     aff_instance *in = arg;
     aff_slice batch = {(const uint8_t *)data, len};
     if (!unseal(in, (aff_slice){(const uint8_t *)channel, channel_len}, &batch)) return;
     aff_slice sender, body;
-    if (is_control(batch, &sender, &body)) {
+    if (aff_control_read(batch, &sender, &body)) { /* of an application, for ours */
         deliver(in, &(aff_record){.kind = AFF_RECORD_CONTROL, .name = sender, .data = body}, 0);
     } else if (in->config.pack) {
         deliver(in, &(aff_record){.kind = AFF_RECORD_UNPACK, .data = batch}, 0);
@@ -561,23 +544,14 @@ static void send_control(aff_instance *in, const aff_record *r) {
         answer_application(in, r->request, AFF_ENOTCONN, text(""));
         return;
     }
-    uint16_t len = (uint16_t)in->channel_len;
-    size_t total = sizeof(control_mark) + sizeof(len) + len + r->data.len;
-    uint8_t *message = malloc(total), *at = message;
-    if (!message) {
+    aff_slice channel = {(const uint8_t *)in->channel, in->channel_len};
+    aff_slice message = aff_control_write(channel, r->data);
+    if (message.data == NULL) {
         atomic_store(&in->abort, true);
         return;
     }
-    const aff_slice parts[] = {{(const uint8_t *)control_mark, sizeof(control_mark)},
-                               {(const uint8_t *)&len, sizeof(len)},
-                               {(const uint8_t *)in->channel, len},
-                               r->data};
-    for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++) {
-        if (parts[i].len) memcpy(at, parts[i].data, parts[i].len);
-        at += parts[i].len;
-    }
-    publish(in, r->request | BY_APPLICATION, r->name, (aff_slice){message, total});
-    free(message);
+    publish(in, r->request | BY_APPLICATION, r->name, message);
+    free((void *)message.data);
 }
 
 static void on_record(aff_instance *in, const aff_record *r) {

@@ -34,6 +34,19 @@ async function json(redis, ...args) {
   return JSON.parse(out)
 }
 
+/** The same at a terminal, which script(1) gives it; the question is answered so. */
+function atTerminal(redis, args, answer) {
+  return new Promise((resolve) => {
+    const child = spawn('script', ['-qec', [program, ...first, ...args].join(' '), '/dev/null'], { env: { PATH: process.env.PATH, REDIS_URL: redis.url }, timeout: 30_000 })
+    let out = ''
+    child.stdout.on('data', (data) => {
+      out += data
+      if (out.includes('[y/N]') && !child.stdin.writableEnded) child.stdin.end(`${answer}\n`)
+    })
+    child.on('close', (code) => resolve({ code, out }))
+  })
+}
+
 function folderOf(t) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'rsa-ctl-'))
   t.after(() => rmSync(folder, { recursive: true, force: true }))
@@ -58,6 +71,29 @@ async function twoServers(t, options) {
   first[1].destroy()
   await until(async () => (await s1.connections('b')) === 1)
   return { cluster, redis: cluster.redis, s1, s2, open, ann: first[0], ben: others[0], bea: others[1] }
+}
+
+/**
+ * A member of the cluster that owns a document, and answers as `answers` says: what comes, or nothing for undefined. For
+ * what no real server can be brought to say.
+ */
+async function impostor(t, redis, serverId, document, answers) {
+  const boot = 'facefacefacef00d'
+  const channel = `rsaLink:${boot.slice(0, 12)}`
+  await redis.client.set(`rsaServer:${serverId}`, boot)
+  await redis.client.set(`rsaLock:${document}`, `7 ${boot} ${serverId}`)
+  const listener = redis.client.duplicate()
+  t.after(() => listener.disconnect())
+  await listener.subscribe(channel)
+  listener.on('messageBuffer', async (_, message) => {
+    const end = 10 + message.readUInt16LE(8)
+    const { id, ask } = JSON.parse(message.subarray(end))
+    const outcome = await answers[ask]()
+    if (outcome === undefined) return
+    const head = Buffer.from(message.subarray(0, 10))
+    head.writeUInt16LE(channel.length, 8)
+    await redis.client.publish(message.subarray(10, end).toString(), Buffer.concat([head, Buffer.from(channel + JSON.stringify({ re: id, ...outcome }))]))
+  })
 }
 
 describe('servers, documents, owner', () => {
@@ -141,6 +177,8 @@ describe('servers, documents, owner', () => {
     assert.deepEqual((await json(redis, 'documents')).documents.map(({ name }) => name).sort(), ['a', 'b', ...hostile].sort())
     assert.ok((await until(async () => (await ctl(redis, 'servers')).out.includes('s\\u001b[31m3'))))
     for (const name of hostile) assert.equal((await json(redis, 'owner', '--', name)).server, 's1')
+    const dry = await ctl(redis, 'move', '--dry-run', '--', '\u001b[2J', 's2')
+    assert.deepEqual([dry.code, dry.out, dry.err.includes('\u001b')], [0, '\\u001b[2J would go from s1 to s2; nothing was done\n', false])
     assert.deepEqual((await json(redis, 'documents', '--server', bad.serverId)).documents, [])
     const { err } = await ctl(redis, 'documents', '--server', '\u001b[2J')
     assert.equal(err, 'affinityctl: server "\\u001b[2J" is no member of the cluster\n')
@@ -179,9 +217,10 @@ describe('with a secret', () => {
     const watch = start(redis, ['watch', '--seconds', '20', '--json', '--secret-file', file('again', 'open sesame')])
     t.after(() => watch.child.kill('SIGKILL'))
     await until(() => /watching server "s1"/.test(watch.err))
+    for (const to of ['s2', 's1']) assert.equal((await json(redis, 'move', 'a', to, '--yes', '--secret-file', file('right', 'open sesame'))).moved, true)
     const drained = await json(redis, 'drain', 's1', '--yes', '--secret-file', file('right', 'open sesame'))
     assert.deepEqual([drained.drained, drained.places], [true, { s2: 2 }])
-    await until(() => watch.out.trim().split('\n').filter((line) => line.includes('"owned"')).length === 2)
+    await until(() => watch.out.trim().split('\n').filter((line) => line.includes('"owned"')).length === 4)
     watch.child.kill('SIGINT')
     assert.equal((await watch.done).code, 0)
   })
@@ -295,21 +334,10 @@ describe('drain', () => {
 
   test('at a terminal it waits for a yes', async (t) => {
     const { redis, s1 } = await twoServers(t)
-    // script(1) gives it a terminal.
-    const ask = (answer) =>
-      new Promise((resolve) => {
-        const child = spawn('script', ['-qec', `${[program, ...first].join(' ')} drain s1`, '/dev/null'], { env: { PATH: process.env.PATH, REDIS_URL: redis.url }, timeout: 30_000 })
-        let out = ''
-        child.stdout.on('data', (data) => {
-          out += data
-          if (out.includes('[y/N]') && !child.stdin.writableEnded) child.stdin.end(`${answer}\n`)
-        })
-        child.on('close', (code) => resolve({ code, out }))
-      })
-    const no = await ask('')
+    const no = await atTerminal(redis, ['drain', 's1'], '')
     assert.deepEqual([no.code, /nothing was done/.test(no.out)], [1, true])
     assert.equal(await s1.run(({ affinity }) => affinity.health().draining), false)
-    const yes = await ask('y')
+    const yes = await atTerminal(redis, ['drain', 's1'], 'y')
     assert.deepEqual([yes.code, /s1 is drained/.test(yes.out)], [0, true])
   })
 
@@ -327,44 +355,173 @@ describe('drain', () => {
 })
 
 describe('move', () => {
-  test('moves a document while somebody types, and says who has it then', async (t) => {
-    const { redis, s1, s2, ann: typist } = await twoServers(t)
-    const timer = setInterval(() => type(typist, '.'), 20)
+  const plan = /^affinityctl: document "a" is at server "s1", and 2 clients have it open\. It is stored there, and goes to "s2"; no client's socket is closed, they pause for a moment\.\n$/
+  const lease = (redis, name) => redis.client.get(`rsaLock:${name}`)
+  /** Refused, with nothing on standard output; what it says. */
+  async function refusal(redis, ...args) {
+    const { code, out, err } = await ctl(redis, 'move', ...args)
+    assert.deepEqual([code, out], [1, ''], err)
+    return err
+  }
+
+  test('moves a document while people type, and says who has it then', async (t) => {
+    const { redis, s1, s2, ann, ben } = await twoServers(t)
+    const timer = setInterval(() => [ann, ben].forEach((typist) => type(typist, '.')), 20)
     t.after(() => clearInterval(timer))
-    const { code, out, err } = await start(redis, ['move', 'a', 's2', '--yes']).done
-    assert.equal(code, 0)
-    assert.match(err, /^affinityctl: document "a" is at server "s1", and 2 clients have it open\. It is stored there, and goes to "s2"; no client's socket is closed/)
+    const { code, out, err } = await ctl(redis, 'move', 'a', 's2', '--yes')
+    assert.deepEqual([code, plan.test(err)], [0, true], err)
     assert.match(out, /^a is at s2 now, after \d+ ms\n$/)
+    assert.equal((await json(redis, 'owner', 'a')).server, 's2')
     await until(async () => !(await s1.documents()).includes('a') && (await s2.documents()).includes('a'))
+    const written = text(ben).length
+    await until(() => text(ann).length > written + 10 && text(ben).length > written + 10, { what: 'they type on' })
     clearInterval(timer)
-    await until(() => !typist.hasUnsyncedChanges)
-    await until(async () => (await s2.text('a')) === text(typist))
-    assert.deepEqual(typist.socket.closes, [])
-    const back = await json(redis, 'move', 'a', 's1', '--yes')
-    assert.deepEqual({ ...back, ms: undefined }, { document: 'a', from: 's2', to: 's1', clients: 2, moved: true, ms: undefined })
+    await until(() => !ann.hasUnsyncedChanges && !ben.hasUnsyncedChanges)
+    await until(async () => (await s2.text('a')) === text(ann) && text(ann) === text(ben))
+    const { ms, ...back } = await json(redis, 'move', 'a', 's1', '--yes')
+    assert.deepEqual(back, { document: 'a', from: 's2', to: 's1', clients: 2, moved: true, dryRun: false })
+    assert.ok(ms >= 0)
+    assert.deepEqual([ann, ben].map(({ socket }) => socket.closes), [[], []])
   })
 
-  test('does nothing where nobody can say yes, it is there already, or it can not be done', async (t) => {
-    const { redis, s1, s2 } = await twoServers(t)
-    const silent = await ctl(redis, 'move', 'a', 's2')
-    assert.deepEqual([silent.code, /nobody can be asked here: say --yes/.test(silent.err)], [2, true])
-    const refused = async (...args) => {
-      const { code, out, err } = await ctl(redis, 'move', ...args, '--yes')
-      assert.deepEqual([code, out], [1, ''])
-      return err
+  test('a dry run says what it would do, and changes nothing', async (t) => {
+    const { redis, cluster, s1, s2 } = await twoServers(t)
+    const before = { lease: await lease(redis, 'a'), loads: cluster.store.loads('a').length }
+    for (const more of [[], ['--yes']]) {
+      const { code, out, err } = await ctl(redis, 'move', 'a', 's2', '--dry-run', ...more)
+      assert.deepEqual([code, out, plan.test(err)], [0, 'a would go from s1 to s2; nothing was done\n', true], err)
     }
-    assert.equal(await refused('nothing', 's2'), 'affinityctl: document "nothing": nobody has it open\n')
-    assert.equal(await refused('a', 's9'), 'affinityctl: server "s9" is no member of the cluster\n')
+    const told = await ctl(redis, 'move', 'a', 's2', '--dry-run', '--json')
+    assert.deepEqual([told.code, told.err], [0, ''])
+    assert.deepEqual(JSON.parse(told.out), { document: 'a', from: 's1', to: 's2', clients: 2, moved: false, dryRun: true, ms: 0 })
+    assert.deepEqual({ lease: await lease(redis, 'a'), loads: cluster.store.loads('a').length }, before)
+    assert.deepEqual([(await s1.documents()).includes('a'), await s2.documents()], [true, []])
+    // It refuses what a move would refuse.
+    assert.equal(await refusal(redis, 'a', 's9', '--dry-run'), 'affinityctl: server "s9" is no member of the cluster\n')
+  })
+
+  test('asks first: it moves nothing where nobody says yes', async (t) => {
+    const { redis } = await twoServers(t)
+    const before = await lease(redis, 'a')
+    for (const more of [[], ['--json']]) {
+      const { code, out, err } = await ctl(redis, 'move', 'a', 's2', ...more)
+      assert.deepEqual([code, out], [2, ''])
+      assert.match(err, /goes to "s2".*\n.*move: nobody can be asked here: say --yes\n$/)
+    }
+    const no = await atTerminal(redis, ['move', 'a', 's2'], 'n')
+    assert.deepEqual([no.code, /Move it\? \[y\/N\]/.test(no.out), /nothing was done/.test(no.out)], [1, true, true])
+    assert.equal(await lease(redis, 'a'), before)
+    const yes = await atTerminal(redis, ['move', 'a', 's2'], 'y')
+    assert.deepEqual([yes.code, /a is at s2 now/.test(yes.out)], [0, true])
+  })
+
+  test('what is there already stays, and what is locked', async (t) => {
+    const { redis, s1 } = await twoServers(t)
+    const before = await lease(redis, 'a')
+    assert.deepEqual(await ctl(redis, 'move', 'a', 's1'), { code: 0, out: 'a is at s1 already\n', err: '' })
+    assert.deepEqual(await json(redis, 'move', 'a', 's1'), { document: 'a', from: 's1', to: 's1', clients: 2, moved: false, dryRun: false, ms: 0 })
+    assert.equal(await lease(redis, 'a'), before)
+
     await s1.lockDocument('a')
-    assert.match(await refused('a', 's2'), /server "s1": document "a" is locked by lockDocument: it stays \(AFF_EINVAL\)\n$/)
+    const lines = (await refusal(redis, 'a', 's2', '--yes')).split('\n')
+    assert.deepEqual(lines.slice(1), [
+      'affinityctl: server "s1": document "a" is locked by lockDocument: it stays (AFF_EINVAL)',
+      'affinityctl: document "a" is at server "s1" now',
+      '',
+    ])
     await s1.release('a')
-    assert.deepEqual(await ctl(redis, 'move', 'a', 's1', '--yes'), { code: 0, out: 'a is at s1 already\n', err: '' })
-    assert.equal((await json(redis, 'owner', 'a')).server, 's1')
+    assert.equal((await json(redis, 'move', 'a', 's2', '--yes')).moved, true)
+  })
+
+  test('a document that nobody has open is not moved', async (t) => {
+    const { redis, s1 } = await twoServers(t)
+    assert.equal(await refusal(redis, 'nothing', 's2', '--yes'), 'affinityctl: document "nothing": nobody has it open\n')
+    await redis.client.set('rsaLock:former', '9 0123456789abcdef s1') // of a process that was s1 before
+    assert.equal(await refusal(redis, 'former', 's2', '--yes'), 'affinityctl: document "former": nobody has it open; server "s1" had it, and is gone\n')
+    await redis.client.set('rsaLock:odd', 'no lease')
+    assert.equal(await refusal(redis, 'odd', 's2', '--yes'), 'affinityctl: document "odd": nobody has it open\n')
+    await s1.lockDocument('locked')
+    assert.equal(await refusal(redis, 'locked', 's2', '--yes'), 'affinityctl: document "locked": nobody has it open; server "s1" holds its lease\n')
+    await redis.client.lpush('rsaLock:type', 'x')
+    assert.match(await refusal(redis, 'type', 's2', '--yes'), /^affinityctl: Redis: WRONGTYPE/)
+  })
+
+  test('a server that could not take it gets nothing', async (t) => {
+    const { redis, cluster, s2 } = await twoServers(t)
+    const before = await lease(redis, 'a')
+    assert.equal(await refusal(redis, 'a', 's9', '--yes'), 'affinityctl: server "s9" is no member of the cluster\n')
+    const s3 = await cluster.add('s3')
+    await s3.kill()
+    // At once its membership stands still: nobody listens.
+    assert.match(await refusal(redis, 'a', 's3', '--yes'), /^affinityctl: server "s3"(: nobody listens on its channel| is no member)/)
+    await until(async () => (await redis.client.get('rsaServer:s3')) === null)
+    assert.equal(await refusal(redis, 'a', 's3', '--yes'), 'affinityctl: server "s3" is no member of the cluster\n')
     await s2.run(({ affinity }) => affinity.drain())
     await until(async () => (await json(redis, 'servers')).servers.some(({ draining }) => draining))
-    assert.equal(await refused('a', 's2'), 'affinityctl: server "s2" is draining: it takes no documents\n')
-    const usage = await ctl(redis, 'move', 'a')
-    assert.deepEqual([usage.code, /move: needs two arguments, DOCUMENT SERVER/.test(usage.err)], [2, true])
+    assert.equal(await refusal(redis, 'a', 's2', '--yes'), 'affinityctl: server "s2" is draining: it takes no documents\n')
+    assert.equal(await lease(redis, 'a'), before)
+  })
+
+  test('both servers must answer', async (t) => {
+    const { redis, s1, s2 } = await twoServers(t, { lockTTL: 20_000 })
+    const before = await lease(redis, 'a')
+    for (const { serverId, pid } of [s2, s1]) {
+      process.kill(pid, 'SIGSTOP')
+      assert.match(await refusal(redis, 'a', 's2', '--yes', '--timeout', '1'), new RegExp(`^affinityctl: server "${serverId}": no answer within 1 s: it hangs; `))
+      process.kill(pid, 'SIGCONT')
+    }
+    assert.equal(await lease(redis, 'a'), before)
+  })
+
+  test('an owner that stores for long moves it later, and that is said', async (t) => {
+    const setup = () => ({ beforeWrite: () => new Promise((resolve) => (globalThis.isSlow ? (globalThis.goOn = resolve) : resolve())) })
+    const { redis, s1, s2, ann } = await twoServers(t, { setup })
+    await s1.run(() => (globalThis.isSlow = true))
+    type(ann, 'x')
+    await until(() => s1.run(() => globalThis.goOn !== undefined))
+    const lines = (await refusal(redis, 'a', 's2', '--yes', '--timeout', '1')).split('\n')
+    assert.deepEqual(lines.slice(1), [
+      'affinityctl: server "s1": no answer within 1 s: it stores the document first, and may still move it',
+      'affinityctl: document "a" is at server "s1" now',
+      '',
+    ])
+    await s1.run(() => {
+      globalThis.isSlow = false
+      globalThis.goOn()
+    })
+    await until(async () => (await s2.documents()).includes('a'))
+    assert.equal((await json(redis, 'owner', 'a')).server, 's2')
+  })
+
+  test('says who has it whatever its owner says', async (t) => {
+    const { redis, s2 } = await twoServers(t)
+    const listed = { answer: { total: 1, documents: [{ name: 'x', epoch: 7, clients: 1, from: { f: 1 } }] } }
+    let outcome
+    await impostor(t, redis, 'f', 'x', { documents: () => listed, move: () => outcome() })
+    const move = (...more) => ctl(redis, 'move', 'x', 's2', '--yes', '--timeout', '1', ...more)
+    const after = ({ code, out, err }) => [code, out.replace(/\d+ ms/, 'n ms'), err.split('\n').slice(1, -1).map((line) => line.replace('affinityctl: ', ''))]
+
+    outcome = () => ({ answer: { from: 'f', to: 's3' } })
+    assert.deepEqual(after(await move()), [1, 'x is at s3 now, after n ms\n', ['document "x" did not go to server "s2"']])
+    outcome = () => ({ answer: { from: 'f' } })
+    assert.deepEqual(after(await move()), [1, 'x: nobody has it open any more\n', ['document "x" did not go to server "s2"']])
+    const { ms, ...nobody } = JSON.parse((await move('--json')).out)
+    assert.deepEqual([nobody, ms >= 0], [{ document: 'x', from: 'f', to: null, clients: 1, moved: false, dryRun: false }, true])
+    outcome = () => ({ error: { code: 'AFF_EREDIS', message: 'no Redis' } })
+    assert.deepEqual(after(await move()), [1, '', ['server "f": no Redis (AFF_EREDIS)', 'document "x" is at server "f" now']])
+    // It goes, and the answer is lost.
+    const boot = await redis.client.get('rsaServer:s2')
+    outcome = () => void redis.client.set('rsaLock:x', `8 ${boot} s2`)
+    const silence = 'server "f": no answer within 1 s: it stores the document first, and may still move it'
+    assert.deepEqual(after(await move()), [0, 'x is at s2 now, after n ms\n', [silence]])
+    await redis.client.set('rsaLock:x', `9 ${await redis.client.get('rsaServer:f')} f`)
+    outcome = () => void redis.client.del('rsaLock:x')
+    assert.deepEqual(after(await move()), [1, '', [silence, 'document "x": nobody has it open now']])
+    assert.deepEqual(await s2.documents(), [])
+
+    await redis.client.set('rsaLock:x', `10 ${await redis.client.get('rsaServer:f')} f`)
+    await redis.client.hset('rsaServers', 'f', JSON.stringify({ serverId: 'f', updatedAt: Date.now(), draining: true }))
+    assert.equal(await refusal(redis, 'x', 's2', '--yes'), 'affinityctl: server "f" is draining: it hands its documents on by itself\n')
   })
 })
 
@@ -432,7 +589,7 @@ describe('doctor', () => {
     t.after(() => cluster.stop())
     const { port } = cluster.nodes[0]
     const node = `redis://127.0.0.1:${port}`
-    for (const command of [['servers'], ['documents'], ['owner', 'a'], ['watch'], ['drain', 's1', '--yes']]) {
+    for (const command of [['servers'], ['documents'], ['owner', 'a'], ['watch'], ['drain', 's1', '--yes'], ['move', 'a', 's1', '--yes']]) {
       const { code, err } = await ctl(node, ...command)
       assert.equal(code, 1)
       assert.match(err, /a node of a Redis Cluster, and affinityctl works with a single Redis \(or Sentinel's primary\) only/)
@@ -476,7 +633,7 @@ describe('the way to Redis', () => {
 
   test('nowhere', async () => {
     const port = await freePort()
-    for (const command of [['servers'], ['watch'], ['drain', 's1', '--yes']]) {
+    for (const command of [['servers'], ['watch'], ['drain', 's1', '--yes'], ['move', 'a', 's1', '--yes']]) {
       const { code, out, err } = await ctl(`redis://127.0.0.1:${port}`, ...command, '--timeout', '1')
       assert.deepEqual([code, out], [1, ''])
       assert.equal(err, `affinityctl: Redis at redis://127.0.0.1:${port}/0 can't be reached within 1 s: connect: connection refused\n`)
@@ -495,7 +652,10 @@ describe('the command line', () => {
     [['owner'], 'owner: needs one argument, DOCUMENT'],
     [['owner', ''], 'owner: DOCUMENT must be UTF-8, and not empty'],
     [['drain', 'a', 'b'], 'drain: needs one argument, SERVER'],
+    [['move', 'a'], 'move: needs two arguments, DOCUMENT SERVER'],
+    [['move', 'a', ''], 'move: DOCUMENT SERVER must be UTF-8, and not empty'],
     [['servers', '--yes'], '--yes: is no option of servers'],
+    [['drain', 'a', '--dry-run'], '--dry-run: is no option of drain'],
     [['owner', 'a', '--limit', '5'], '--limit: is no option of owner'],
     [['documents', '--limit', '0'], '--limit: must be a number from 1 to 10000, not "0"'],
     [['documents', '--limit', '10001'], '--limit: must be a number from 1 to 10000, not "10001"'],
@@ -524,7 +684,7 @@ describe('the command line', () => {
   test('help and version', async () => {
     const help = await ctl(undefined, '--help')
     assert.equal(help.code, 0)
-    for (const word of ['servers', 'documents', 'owner', 'watch', 'drain', 'doctor', '--json', '--secret-file']) assert.ok(help.out.includes(word))
+    for (const word of ['servers', 'documents', 'owner', 'watch', 'drain', 'move', '--dry-run', 'doctor', '--json', '--secret-file']) assert.ok(help.out.includes(word))
     assert.match((await ctl(undefined, '--version')).out, /^affinityctl \d+\.\d+\.\d+\n$/)
     assert.equal((await ctl('redis://a:b:c', '--help')).code, 0)
   })
