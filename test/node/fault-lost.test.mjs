@@ -46,8 +46,6 @@ const proxies = (server) => server.run(({ affinity }) => affinity.metrics().prox
 /** The server asks Redis, and has the document under a new epoch. */
 const findsItOwns = (server, name) => server.run(({ affinity }, name) => affinity.assertOwner(name), name)
 
-const owner = async (cluster, name) => (await cluster.redis.client.get(`rsaLock:${name}`))?.split(' ')[2]
-
 async function two(t, options = {}) {
   const cluster = await startCluster(2, { lockTTL: 10_000, setup, configuration: { debounce: 300, maxDebounce: 2000 }, ...options })
   t.after(() => cluster.stop())
@@ -67,7 +65,7 @@ describe('lost', () => {
     await until(() => s1.run(({ hocuspocus, kept }) => (hocuspocus.documents.get('slot') ?? kept.direct.get('slot').document) !== kept.direct.get('slot').document), {
       what: 'there is another instance',
     })
-    await until(async () => (await owner(cluster, 'slot')) === 's1')
+    await until(async () => (await cluster.ownerOf('slot')) === 's1')
     type(ann, 'ann')
     await synced(ann)
     await s1.closeDirect('slot')
@@ -83,7 +81,7 @@ describe('lost', () => {
     await give(cluster, 'loading', 's2')
     await findsOut(s1, 'loading')
     await goesBack(cluster, s2, s1, 'loading')
-    await until(async () => (await owner(cluster, 'loading')) === 's1')
+    await until(async () => (await cluster.ownerOf('loading')) === 's1')
     await open(s1, 'load')
     type(ann, 'ann')
     await synced(ann)
@@ -220,7 +218,7 @@ describe('lost', () => {
     await until(async () => (await leaver.connections('going')) === 0)
     await leaver.run(({ affinity }) => affinity.drain())
     assert.deepEqual(await leaver.documents(), [])
-    assert.equal(await owner(cluster, 'going'), undefined)
+    assert.equal(await cluster.ownerOf('going'), undefined)
     const bob = await synced(connect({ url: s2.url, name: 'going' }))
     t.after(() => bob.destroy())
     assert.equal(text(bob), 'ann')
@@ -252,14 +250,14 @@ describe('lost', () => {
     await leaver.edit('outlasts', 'one', { keep: true })
     const ann = await synced(connect({ url: s2.url, name: 'outlasts' }))
     t.after(() => ann.destroy())
-    assert.equal(await owner(cluster, 'outlasts'), 'leaver')
+    assert.equal(await cluster.ownerOf('outlasts'), 'leaver')
     await shut(leaver, 'write')
     await until(() => leaver.run(({ hocuspocus }) => hocuspocus.documents.get('outlasts').saveMutex.isLocked()), { what: 'the leaver stores' })
     await leaver.run(async ({ affinity }) => {
       await affinity.drain()
       await affinity.onDestroy()
     })
-    await until(async () => (await owner(cluster, 'outlasts')) === 's2', { timeout: 5000 })
+    await until(async () => (await cluster.ownerOf('outlasts')) === 's2', { timeout: 5000 })
     type(ann, ' two')
     await until(() => cluster.store.text('outlasts') === 'one two', { timeout: 5000, what: 's2 has stored' })
     await open(leaver, 'write')

@@ -7,8 +7,7 @@ import { connect, synced, text, type } from '../support/client.mjs'
 import { startCluster } from '../support/cluster.mjs'
 import { until } from '../support/wait.mjs'
 
-const ownerOf = async (cluster, name) => (await cluster.redis.client.get(`rsaLock:${name}`))?.split(' ').slice(2).join(' ')
-const owners = (cluster, names) => Promise.all(names.map((name) => ownerOf(cluster, name)))
+const owners = (cluster, names) => Promise.all(names.map((name) => cluster.ownerOf(name)))
 const count = (list, one) => list.filter((other) => other === one).length
 
 /** All servers know of each other. */
@@ -42,7 +41,7 @@ const names = (length, prefix = 'doc') => Array.from({ length }, (_, n) => `${pr
 test('local, the default: a document is where its first client is', async (t) => {
   const cluster = await start(t, 2)
   await openAt(t, cluster.servers[1], ['doc'])
-  assert.equal(await ownerOf(cluster, 'doc'), 's2')
+  assert.equal(await cluster.ownerOf('doc'), 's2')
 })
 
 test('least-loaded: documents that are opened at one server are spread over all', async (t) => {
@@ -86,7 +85,7 @@ test('a function chooses; what it says wrong is told once, and means local', asy
   assert.deepEqual(warnings, ['document "nobody" could not be placed: "placement" chose "s9", which is none of the candidates'])
   // An open document is not placed again.
   await openAt(t, cluster.servers[1], ['nothing'])
-  assert.equal(await ownerOf(cluster, 'nothing'), 's1')
+  assert.equal(await cluster.ownerOf('nothing'), 's1')
 })
 
 test('lockDocument and direct connections have their document where they are', async (t) => {
@@ -103,7 +102,7 @@ test('clients of a server that drains open what nobody has at another one', asyn
   const [s1] = cluster.servers
   await s1.run(({ affinity }) => affinity.drain())
   const [ann] = await openAt(t, s1, ['late'])
-  assert.equal(await ownerOf(cluster, 'late'), 's2')
+  assert.equal(await cluster.ownerOf('late'), 's2')
   assert.deepEqual(ann.closes, [])
 })
 
@@ -112,7 +111,7 @@ test('a server that drains does not depend on a function that can not say', asyn
   const cluster = await start(t, 2, { setup })
   const [s1] = cluster.servers
   await openAt(t, s1, ['own'])
-  assert.equal(await ownerOf(cluster, 'own'), 's1')
+  assert.equal(await cluster.ownerOf('own'), 's1')
   await s1.run(({ affinity }) => affinity.drain())
   await openAt(t, s1, ['late'])
   assert.deepEqual(await owners(cluster, ['own', 'late']), ['s2', 's2'])
@@ -152,7 +151,7 @@ test('an idle document moves to where most of its clients are, and no socket is 
   const people = [ann]
   for (let n = 0; n < 2; n++) people.push(await synced(connect({ url: s2.url, name: 'doc' })))
   t.after(() => people.forEach((provider) => provider.destroy()))
-  await until(async () => (await ownerOf(cluster, 'doc')) === 's2', { what: 's2 has it' })
+  await until(async () => (await cluster.ownerOf('doc')) === 's2', { what: 's2 has it' })
   people.forEach((provider, n) => type(provider, ` ${n}`))
   await until(() => people.every((provider) => !provider.hasUnsyncedChanges && [0, 1, 2].every((n) => text(provider).includes(` ${n}`))))
   assert.deepEqual(people.flatMap(({ closes }) => closes), [])
@@ -170,10 +169,10 @@ test('a document that somebody types into stays, and so does one that is locked'
   }
   const timer = setInterval(() => type(typist, '.'), 100)
   t.after(() => clearInterval(timer))
-  await until(async () => (await ownerOf(cluster, 'idle')) === 's2', { what: 'the idle one has moved' })
+  await until(async () => (await cluster.ownerOf('idle')) === 's2', { what: 'the idle one has moved' })
   assert.deepEqual(await owners(cluster, ['busy', 'locked']), ['s1', 's1'])
   clearInterval(timer)
-  await until(async () => (await ownerOf(cluster, 'busy')) === 's2', { what: 'it has moved when it was idle' })
+  await until(async () => (await cluster.ownerOf('busy')) === 's2', { what: 'it has moved when it was idle' })
   assert.deepEqual(busy.closes, [])
 })
 

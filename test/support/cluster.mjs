@@ -31,6 +31,11 @@ export async function startCluster(count, { redisOptions, ...options } = {}) {
       return server
     },
 
+    /** Who has the document's lease, as Redis names it: `<epoch> <boot> <serverId>`; undefined: nobody. */
+    async ownerOf(name, prefix = 'rsa') {
+      return (await redis.client.get(`${prefix}Lock:${name}`))?.split(' ').slice(2).join(' ')
+    },
+
     /** The servers that have the document loaded. */
     async holders(name) {
       const held = await Promise.all(servers.filter((server) => !server.exit).map(async (server) => ((await server.documents()).includes(name) ? server : null)))
