@@ -10,7 +10,7 @@ import { promisify } from 'node:util'
 import { connect, showing, synced, text, type } from '../support/client.mjs'
 import { startProgram } from '../support/program.mjs'
 import { freePort, startRedis } from '../support/redis.mjs'
-import { until } from '../support/wait.mjs'
+import { patience, until } from '../support/wait.mjs'
 
 const run = promisify(execFile)
 const root = fileURLToPath(new URL('../../', import.meta.url))
@@ -95,11 +95,11 @@ async function crosses(t, { port, name }) {
   return providers
 }
 
-test('PM2 in cluster mode: a reload interrupts nobody', { timeout: 60_000 }, async (t) => {
+test('PM2 in cluster mode: a reload interrupts nobody', { timeout: patience * 60_000 }, async (t) => {
   const home = mkdtempSync(path.join(os.tmpdir(), 'rsa-pm2-'))
   const port = await freePort()
   const env = { ...process.env, PM2_HOME: home, PM2_DISABLE_VERSION_CHECK: 'true', PM2_DISCRETE_MODE: 'true', NODE_ENV: 'testing', PORT: String(port), REDIS_URL: redis.url }
-  const pm2 = (...args) => run(process.execPath, ['test/runners/node_modules/pm2/bin/pm2', ...args], { cwd: root, env, timeout: 40_000 })
+  const pm2 = (...args) => run(process.execPath, ['test/runners/node_modules/pm2/bin/pm2', ...args], { cwd: root, env, timeout: patience * 40_000 })
   t.after(async () => {
     await pm2('kill').catch(() => {})
     rmSync(home, { recursive: true, force: true })
