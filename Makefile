@@ -295,7 +295,7 @@ test: setup
 test-node: prebuild ctl
 	@$(NODE) scripts/test.mjs --node $(FILES)
 
-## test-faults: the fault tests on real processes, one at a time (FILES=... for some of them)
+## test-faults: the fault tests on real processes, apart from the others (FILES=... for some of them)
 test-faults: prebuild
 	@$(NODE) scripts/test.mjs --faults $(FILES)
 

@@ -6,9 +6,11 @@ import { describe, test } from 'node:test'
 import { authFrame, connect, MessageType, rawSocket, statelessFrame, synced } from '../support/client.mjs'
 import { startCluster } from '../support/cluster.mjs'
 import { startRelay } from '../support/relay.mjs'
-import { until } from '../support/wait.mjs'
+import { patience, until } from '../support/wait.mjs'
 
 const MiB = 1024 * 1024
+/** On slow builds (`make asan-node`) less is sent: how long a provider waits for a word from its server is not ours to change. */
+const sent = MiB / patience
 
 /** Resident memory of a process, in bytes: readable while its JavaScript thread hangs. */
 const residentBytes = (pid) => Number(readFileSync(`/proc/${pid}/status`, 'utf8').match(/VmRSS:\s+(\d+) kB/)[1]) * 1024
@@ -51,7 +53,7 @@ describe('load', () => {
     const reader = await synced(connect({ url: s3.url, name: 'huge' }))
     t.after(() => [owner, writer, reader].forEach((provider) => provider.destroy()))
     // The update around the string, with the address, is what makes it 64 MiB.
-    const length = 64 * MiB - 256
+    const length = 64 * sent - 256
     writer.document.getText('text').insert(0, 'h'.repeat(length))
     await until(() => [owner, reader].every((provider) => provider.document.getText('text').length === length), { timeout: 60_000, every: 50, what: 'both others have it' })
     await synced(writer, 60_000)
@@ -77,16 +79,17 @@ describe('load', () => {
     const late = names.map((name) => connect({ url: other.url, name }))
     t.after(() => [...readers, ...late].forEach((provider) => provider.destroy()))
     await Promise.all([...readers, ...late].map((provider) => synced(provider, 20_000)))
-    const haveAll = (providers) => until(() => providers.every((provider) => provider.document.getText('text').length === MiB), { timeout: 60_000, every: 20, what: 'all have all' })
+    const haveAll = (providers) => until(() => providers.every((provider) => provider.document.getText('text').length === sent), { timeout: 60_000, every: 20, what: 'all have all' })
 
     const buffers = watchBuffers(cluster.redis)
     t.after(() => (buffers.ends = true))
     relay.blackhole()
     await owner.run(async ({ hocuspocus }, names, length) => {
       for (const name of names) hocuspocus.documents.get(name).getText('text').insert(0, 'm'.repeat(length))
-    }, names, MiB)
+    }, names, sent)
     await haveAll(late)
-    await until(async () => (await stats(owner)).queued > 30 * MiB, { what: 'what is meant for the origin waits at the owner' })
+    // All but what a link lets pass without an acknowledgement (8 MiB at most).
+    await until(async () => (await stats(owner)).queued > 40 * sent - 10 * MiB, { what: 'what is meant for the origin waits at the owner' })
     relay.cut()
     relay.restore()
     await haveAll(readers)
@@ -97,7 +100,7 @@ describe('load', () => {
     await owner.kill('SIGKILL')
     // Sync frames of one side answer for both.
     for (const provider of readers) provider.document.getText('text').insert(0, '!')
-    await until(() => [...readers, ...late].every((provider) => provider.document.getText('text').length === MiB + 1 && provider.unsyncedChanges === 0), {
+    await until(() => [...readers, ...late].every((provider) => provider.document.getText('text').length === sent + 1 && provider.unsyncedChanges === 0), {
       timeout: 60_000,
       every: 20,
       what: 'all have all at another owner',
@@ -105,7 +108,7 @@ describe('load', () => {
     for (const name of names) {
       const holders = await cluster.holders(name)
       assert.equal(holders.length, 1, name)
-      assert.equal((await holders[0].text(name)).length, MiB + 1)
+      assert.equal((await holders[0].text(name)).length, sent + 1)
     }
     assert.deepEqual([...readers, ...late].flatMap((provider) => [...provider.closes, ...provider.socket.closes]), [])
     assert.deepEqual(cutOff(cluster.redis), [])
