@@ -450,11 +450,14 @@ void aff__doc_unuse(aff_engine *e, aff__doc *doc, aff_use use);
 bool aff__doc_settle(aff_engine *e, aff__doc *doc);
 /* `peer` says that it does not own the document: whatever is remembered of that is forgotten. */
 void aff__doc_doubt(aff_engine *e, aff_slice name, aff__peer *peer);
+/* A peer comes with a document of ours under an epoch that it has read in Redis. Where we know of a
+ * lower one it was raised there, by a server that had the document under one above ours: claimed
+ * anew. Returns the document, NULL if nothing is known of it, or nothing any more. */
+aff__doc *aff__doc_come(aff_engine *e, aff_slice name, uint64_t epoch);
 /* We are named as the owner under an epoch that we know nothing of: it may have been given to us
  * (true: Redis is asked); else the record is deleted. */
 bool aff__doc_expect(aff_engine *e, aff_slice name, uint64_t epoch);
 void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch);
-void aff__doc_raised(aff_engine *e, aff__doc *doc, uint64_t epoch);
 void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer);
 void aff__doc_wait(aff_engine *e, aff__doc *doc, aff__waiter *waiter);
 void aff__doc_answer(aff_engine *e, const aff__ask *ask, const aff_event *reply);

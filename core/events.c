@@ -151,8 +151,7 @@ static bool on_event(aff_engine *e, aff__peer *peer, aff_slice rest) {
     if (!aff__get_uint(&rest, &id) || !aff__get_epoch(&rest, &epoch) ||
         !aff__get_bytes(&rest, &document) || !aff__get_bytes(&rest, &name))
         return false;
-    aff__doc *doc = aff__doc_find(e, document);
-    if (doc) aff__doc_raised(e, doc, epoch);
+    aff__doc *doc = aff__doc_come(e, document, epoch);
     if (!doc || doc->state != AFF_DOC_OWNED || doc->epoch != epoch) {
         e->stats.refused++;
         e->stats.refused_events++;

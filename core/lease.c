@@ -269,14 +269,13 @@ void aff__doc_disown(aff_engine *e, aff_slice name, uint64_t epoch) {
     aff__ask_redis(e, AFF_ASK_RELEASE, NULL, NULL, AFF_SCRIPT_RELEASE, 2, argv);
 }
 
-/* A peer has read a higher epoch of ours in Redis than we know: it was raised there, by a server
- * that had the document under one above ours. */
-void aff__doc_raised(aff_engine *e, aff__doc *doc, uint64_t epoch) {
-    if (doc->state != AFF_DOC_OWNED || epoch <= doc->epoch) return;
+aff__doc *aff__doc_come(aff_engine *e, aff_slice name, uint64_t epoch) {
+    aff__doc *doc = aff__doc_find(e, name);
+    if (!doc || doc->state != AFF_DOC_OWNED || epoch <= doc->epoch) return doc;
     aff__saw_epoch(e, epoch);
     doc->kept = true;
     to(e, doc, AFF_DOC_FREE);
-    aff__doc_settle(e, doc);
+    return aff__doc_settle(e, doc) ? doc : NULL;
 }
 
 void aff__docs_forget_owner(aff_engine *e, const aff__peer *peer) {

@@ -211,8 +211,7 @@ static bool on_open(aff_engine *e, aff__peer *peer, uint32_t visit, aff_slice re
 
 static void on_offer(aff_engine *e, aff__proxy *proxy, uint64_t epoch,
                      const aff__client_frame *frame, aff_slice data) {
-    aff__doc *doc = aff__doc_find(e, frame->document);
-    if (doc) aff__doc_raised(e, doc, epoch);
+    aff__doc *doc = aff__doc_come(e, frame->document, epoch);
     bool undecided = doc && (doc->state == AFF_DOC_CLAIMING || doc->state == AFF_DOC_CHECKING);
     bool owned = doc && doc->state == AFF_DOC_OWNED && AFF_MUTATE(1, true, doc->epoch == epoch);
     if (!undecided && !owned && !aff__doc_expect(e, frame->document, epoch)) {

@@ -86,6 +86,49 @@ static void what_nobody_wants_is_not_kept_for_long(void **state) {
     cluster_free(c);
 }
 
+/* B has been given "doc", and nobody has it open; then its record is raised (Redis's own came back). */
+static cluster *given_and_raised(void) {
+    cluster *c = cluster_of(3);
+    claim(c, A, 1, "doc", AFF_USE_LOADED);
+    give(c, A, 7, "doc", B);
+    settle(c);
+    open_client(c, 1, A);
+    auth(c, 1, "doc");
+    close_socket(c, 1);
+    settle(c);
+    assert_int_equal(stats_of(c, B).documents, 1);
+    char record[128];
+    int len = snprintf(record, sizeof(record), "%llu %s B",
+                       (unsigned long long)epoch_of(c, "doc") + 5, aff_boot(c->servers[B].engine));
+    redis_set(c, aff__str("rsaLock:doc"), aff__slice(record, (size_t)len), 60000);
+    forget_traces(c);
+    return c;
+}
+
+static void what_was_given_and_raised_is_offered(void **state) {
+    (void)state;
+    cluster *c = given_and_raised();
+    uint64_t epoch = epoch_of(c, "doc");
+    join(c, 3, C, "doc", NEW);
+    type(c, 3, "doc", 3);
+    advance(c, 500);
+    assert_string_equal(owner_of(c, "doc"), "B");
+    assert_true(epoch_of(c, "doc") >= epoch);
+    assert_int_equal(provider_of(c, 3, "doc")->unsynced, 0);
+    assert_int_equal(provider_of(c, 3, "doc")->edits, 1 << 3);
+    cluster_free(c);
+}
+
+static void what_was_given_and_raised_is_sent_an_event(void **state) {
+    (void)state;
+    cluster *c = given_and_raised();
+    send_emit(c, C, 8, "doc", "state", true);
+    advance(c, 500);
+    assert_non_null(strstr(c->servers[B].trace, "doc:state"));
+    assert_string_equal(owner_of(c, "doc"), "B");
+    cluster_free(c);
+}
+
 static void who_drains_takes_nothing(void **state) {
     (void)state;
     cluster *c = three();
@@ -303,6 +346,8 @@ int main(void) {
         cmocka_unit_test(who_is_given_a_document_has_it),
         cmocka_unit_test(an_event_comes_to_who_was_given_the_document),
         cmocka_unit_test(what_nobody_wants_is_not_kept_for_long),
+        cmocka_unit_test(what_was_given_and_raised_is_offered),
+        cmocka_unit_test(what_was_given_and_raised_is_sent_an_event),
         cmocka_unit_test(who_drains_takes_nothing),
         cmocka_unit_test(who_is_dead_is_taken_over),
         cmocka_unit_test(where_redis_refuses_all_goes_on),
