@@ -86,7 +86,8 @@ static void what_nobody_wants_is_not_kept_for_long(void **state) {
     cluster_free(c);
 }
 
-/* B has been given "doc", and nobody has it open; then its record is raised (Redis's own came back). */
+/* B has been given "doc", and nobody has it open; then its record is raised (Redis's own came
+ * back). */
 static cluster *given_and_raised(void) {
     cluster *c = cluster_of(3);
     claim(c, A, 1, "doc", AFF_USE_LOADED);
