@@ -26,7 +26,6 @@ function fill([name, owner, epoch, clients, from], item, row) {
   say(name, item.name)
   if (row.dataset.owner !== item.owner) {
     setTag(owner, item.owner)
-    if (row.dataset.owner !== undefined) flash(row)
     row.dataset.owner = item.owner
   }
   say(epoch, String(item.epoch))
@@ -38,10 +37,9 @@ function fill([name, owner, epoch, clients, from], item, row) {
   from.replaceChildren(...places.map(([serverId, n]) => tag(serverId, `\u00a0${count(n)}`)))
 }
 
-/** It has moved. */
 function flash(row) {
-  row.classList.add('moved')
-  setTimeout(() => row.classList.remove('moved'), FLASH_MS)
+  row?.classList.add('moved')
+  setTimeout(() => row?.classList.remove('moved'), FLASH_MS)
 }
 
 const rows = new Rows(table.tBodies[0], () => makeRow(LABELS, CLASSES), fill)
@@ -62,11 +60,15 @@ function noteOf(open, visible, prefix) {
   return prefix ? `${plural(open, 'document')} found.` : ''
 }
 
-/** Returns what there is to say to one who has searched, and can't see the table. */
-export function showDocuments(state) {
+/**
+ * Marks what has moved: by the events, since a document is in no server's list between two owners, and its row is a new one then.
+ * Returns what there is to say to one who has searched, and can't see the table.
+ */
+export function showDocuments(state, events) {
   const isSearched = shown !== undefined && shown.prefix !== state.prefix
   shown = state
   show()
+  for (const { documents = [] } of events) for (const { name } of documents) flash(rows.get(name))
   return isSearched ? note.textContent || plural(state.documents.length, 'document') : ''
 }
 

@@ -31,6 +31,11 @@ export class Rows {
     this.fill = fill
   }
 
+  /** The row of a key, while it is shown. */
+  get(key) {
+    return this.#rows.get(key)
+  }
+
   show(items, keyOf) {
     const keys = new Set(items.map(keyOf))
     for (const [key, row] of this.#rows) {

@@ -50,9 +50,10 @@ function show(state) {
   find('notice').hidden = !state.error
   if (state.error) say(find('notice'), `The list of servers is not up to date: ${state.error.message}.`)
   showServers(state)
-  const found = showDocuments(state)
+  const events = watcher.next(state, answeredAt)
+  const found = showDocuments(state, events)
   if (found) say(find('announcement'), found)
-  showEvents(watcher.next(state, answeredAt), answeredAt)
+  showEvents(events, answeredAt)
 }
 
 function showSilence() {
