@@ -38,8 +38,8 @@ function fill([name, owner, epoch, clients, from], item, row) {
 }
 
 function flash(row) {
-  row?.classList.add('moved')
-  setTimeout(() => row?.classList.remove('moved'), FLASH_MS)
+  row.classList.add('moved')
+  setTimeout(() => row.classList.remove('moved'), FLASH_MS)
 }
 
 const rows = new Rows(table.tBodies[0], () => makeRow(LABELS, CLASSES), fill)
@@ -68,7 +68,8 @@ export function showDocuments(state, events) {
   const isSearched = shown !== undefined && shown.prefix !== state.prefix
   shown = state
   show()
-  for (const { documents = [] } of events) for (const { name } of documents) flash(rows.get(name))
+  const moved = events.flatMap(({ documents = [] }) => documents.map(({ name }) => rows.get(name)))
+  for (const row of moved) if (row) flash(row)
   return isSearched ? note.textContent || plural(state.documents.length, 'document') : ''
 }
 

@@ -68,14 +68,20 @@ static void an_event_comes_to_who_was_given_the_document(void **state) {
     cluster_free(c);
 }
 
-static void what_nobody_wants_is_not_kept_for_long(void **state) {
-    (void)state;
-    cluster *c = cluster_of(2);
+/* A has given "doc" to B, which client 1 has told of it. */
+static cluster *given_to_b(int servers) {
+    cluster *c = cluster_of(servers);
     claim(c, A, 1, "doc", AFF_USE_LOADED);
     give(c, A, 7, "doc", B);
     settle(c);
     open_client(c, 1, A);
     auth(c, 1, "doc");
+    return c;
+}
+
+static void what_nobody_wants_is_not_kept_for_long(void **state) {
+    (void)state;
+    cluster *c = given_to_b(2);
     assert_string_equal(owner_of(c, "doc"), "B");
     close_socket(c, 1);
     advance(c, 800);
@@ -89,12 +95,7 @@ static void what_nobody_wants_is_not_kept_for_long(void **state) {
 /* B has been given "doc", and nobody has it open; then its record is raised (Redis's own came
  * back). */
 static cluster *given_and_raised(void) {
-    cluster *c = cluster_of(3);
-    claim(c, A, 1, "doc", AFF_USE_LOADED);
-    give(c, A, 7, "doc", B);
-    settle(c);
-    open_client(c, 1, A);
-    auth(c, 1, "doc");
+    cluster *c = given_to_b(3);
     close_socket(c, 1);
     settle(c);
     assert_int_equal(stats_of(c, B).documents, 1);
