@@ -55,7 +55,7 @@ C_FILES = $(wildcard $(addsuffix /*.[ch],core runtime binding ctl sim fuzz bench
 # The platform's name in prebuilds/, as Node spells it.
 PLATFORM := $(shell $(NODE) -p 'require("./js/addon.cjs").platform()' 2>/dev/null)
 
-.PHONY: all setup native ctl js build prebuild prebuilds demo test test-c c-tests test-node test-faults test-browser matrix \
+.PHONY: all setup native ctl js build prebuild prebuilds demo test test-c test-node test-faults test-browser matrix \
 	asan tsan sim swarm mutants golden fuzz fuzz-merge fuzz-targets nomem valgrind asan-node faults bench bench-core bench-seal lifecycle \
 	lint docs format clean help c-tests
 .DEFAULT_GOAL := build

@@ -156,10 +156,10 @@ const commands = {
     return open.map((name) => ({ name, state: Y.encodeStateAsUpdate(hocuspocus.documents.get(name)) }))
   },
 
-  /** Owns so many documents, unopened. */
-  async lock({ count, first = 0 }) {
+  /** Owns so many documents, unopened: of names that no server before it has had, since a take-over has work to do later. */
+  async lock({ count }) {
     for (let from = 0; from < count; from += 1000) {
-      const batch = Array.from({ length: Math.min(1000, count - from) }, (_, n) => `idle-${first + from + n}`)
+      const batch = Array.from({ length: Math.min(1000, count - from) }, (_, n) => `idle-${process.pid}-${from + n}`)
       locks.push(...(await Promise.all(batch.map((name) => affinity.lockDocument(name)))))
     }
     return locks.length
