@@ -40,10 +40,12 @@ uint16_t redis_server_free_port(void) {
 static void exec_server(const redis_server *server, pid_t parent) {
     char port[8];
     snprintf(port, sizeof port, "%u", (unsigned)server->port);
-    const char *argv[OPTION_MAX] = {"redis-server", "--port",       port,         "--bind",
-                                    "127.0.0.1",    "--save",       "",           "--appendonly",
-                                    "no",           "--unixsocket", server->path, "--dir",
-                                    server->dir,    "--logfile",    "redis.log"};
+    const char *other = getenv("REDIS_SERVER"); /* a Valkey, say */
+    const char *program = other != NULL ? other : "redis-server";
+    const char *argv[OPTION_MAX] = {program,     "--port",       port,         "--bind",
+                                    "127.0.0.1", "--save",       "",           "--appendonly",
+                                    "no",        "--unixsocket", server->path, "--dir",
+                                    server->dir, "--logfile",    "redis.log"};
     size_t count = 15;
     for (const char *const *o = server->options; o != NULL && *o != NULL; o++) {
         if (count + 1 >= OPTION_MAX) _exit(126);
@@ -51,7 +53,7 @@ static void exec_server(const redis_server *server, pid_t parent) {
     }
     /* The parent may have died before the wish to die with it was heard. */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent) _exit(126);
-    execvp("redis-server", (char *const *)argv);
+    execvp(program, (char *const *)argv);
     _exit(127);
 }
 

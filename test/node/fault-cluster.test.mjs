@@ -71,7 +71,7 @@ describe('A Redis Cluster', () => {
 
   /** The nodes on which most depends: those of the document's lease, of a server's membership and of its channel. */
   async function nodesOf(prefix, name, { serverId }) {
-    const boot = await redis.client.get(`${prefix}Server:${serverId}`)
+    const boot = await until(() => redis.client.get(`${prefix}Server:${serverId}`), { what: `"${serverId}" is a member` })
     const keys = [`${prefix}Lock:${name}`, `${prefix}Server:${serverId}`, `${prefix}Link:${boot.slice(0, 12)}`]
     return Promise.all(keys.map((key) => redis.primaryOf(key)))
   }

@@ -247,11 +247,12 @@ describe('lost', () => {
   test('H12 a store that outlasts the drain and ends after the next owner has stored is stored over', async (t) => {
     const { cluster, s2 } = await two(t, { lockTTL: 3000 })
     const leaver = await cluster.add('leaver', { drainTimeout: 500 })
-    await leaver.edit('outlasts', 'one', { keep: true })
+    await leaver.edit('outlasts', '', { keep: true })
     const ann = await synced(connect({ url: s2.url, name: 'outlasts' }))
     t.after(() => ann.destroy())
     assert.equal(await cluster.ownerOf('outlasts'), 'leaver')
     await shut(leaver, 'write')
+    type(ann, 'one')
     await until(() => leaver.run(({ hocuspocus }) => hocuspocus.documents.get('outlasts').saveMutex.isLocked()), { what: 'the leaver stores' })
     await leaver.run(async ({ affinity }) => {
       await affinity.drain()

@@ -12,13 +12,15 @@ import { until } from '../support/wait.mjs'
 process.env.DEBUG = 'redis-affinity' // the servers say how they reach Redis
 
 test('the primary dies while people type, Sentinel promotes the replica, and nothing is lost', async (t) => {
-  const storeFolder = mkdtempSync(path.join(os.tmpdir(), 'rsa-store-'))
-  t.after(() => rmSync(storeFolder, { recursive: true, force: true }))
   const redis = await startSentinels()
   t.after(() => redis.stop())
+  const storeFolder = mkdtempSync(path.join(os.tmpdir(), 'rsa-store-'))
   const begin = (ioredis, n) => startServer({ serverId: `a${n + 1}`, redis: { ...redis.address, ioredis }, storeFolder })
   const servers = await Promise.all(['ioredis', 'ioredis-5'].map(begin))
-  t.after(() => Promise.all(servers.map((server) => server.stop())))
+  t.after(async () => {
+    await Promise.all(servers.map((server) => server.stop()))
+    rmSync(storeFolder, { recursive: true, force: true })
+  })
   for (const server of servers) assert.match(server.output(), /Redis: through ioredis \(it uses Sentinel\)/)
 
   const providers = []

@@ -7,6 +7,9 @@ import path from 'node:path'
 import Redis from 'ioredis'
 import { until } from './wait.mjs'
 
+/** Another one in its place: a Valkey, say. */
+const SERVER = process.env.REDIS_SERVER ?? 'redis-server'
+
 // The shell stands between us and redis-server: its standard input is a pipe that only this process holds, so
 // it ends however this process ends, SIGKILL included, and then the shell ends redis-server (by pid) and removes the
 // folder. The first line that it prints is the pid.
@@ -89,7 +92,8 @@ export async function startRedis(settings = {}) {
   let pid = 0
 
   async function launch() {
-    const keeper = spawn('sh', ['-c', KEEPER, 'keeper', folder, 'redis-server', path.join(folder, 'redis.conf'), ...(settings.sentinel ? ['--sentinel'] : []), ...(settings.args ?? [])], {
+    const args = [path.join(folder, 'redis.conf'), ...(settings.sentinel ? ['--sentinel'] : []), ...(settings.args ?? [])]
+    const keeper = spawn('sh', ['-c', KEEPER, 'keeper', folder, SERVER, ...args], {
       stdio: ['pipe', 'pipe', 'inherit'],
     })
     keeper.unref()
