@@ -95,6 +95,7 @@ export class Cluster {
     this.redis = redis
     this.execArgv = execArgv
     this.isAlone = variant === 'mirror' || variant === 'bare'
+    this.hasDocuments = !['mirror', 'relay', 'relayed'].includes(variant)
   }
 
   async start(count) {

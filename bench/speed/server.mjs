@@ -1,5 +1,7 @@
 // One server of the benchmark, in a process of its own, steered over IPC by cluster.mjs: of one of the variants
 //   mirror    a WebSocket server and nothing behind it: what ws itself costs
+//   relay     the same at another server than its clients', to which their frames are passed through Redis
+//   relayed   or directly
 //   bare      Hocuspocus alone
 //   redis     with @hocuspocus/extension-redis
 //   plain     with bench/speed/plain.mjs
@@ -14,6 +16,7 @@ import { Redis } from 'ioredis'
 import { WebSocketServer } from 'ws'
 import * as Y from 'yjs'
 import { ownTime } from './profile.mjs'
+import { relay } from './relay.mjs'
 
 process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'))
 
@@ -32,6 +35,10 @@ const variants = {
   async mirror() {
     return mirror
   },
+
+  relay: (settings) => relay(settings, mirror),
+
+  relayed: (settings) => relay({ ...settings, isDirect: true }, mirror),
 
   async bare() {
     hocuspocus = new Hocuspocus(configuration())
