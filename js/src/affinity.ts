@@ -1,7 +1,5 @@
-import { EventEmitter } from 'node:events'
 // Its one declaration file says that it is of an ES module: ours for CommonJS has to ask for it as such.
 import type {
-  Document,
   Extension,
   Hocuspocus,
   afterLoadDocumentPayload,
@@ -16,45 +14,42 @@ import type {
 } from '@hocuspocus/server' with { 'resolution-mode': 'import' }
 import { version } from '../addon.cjs'
 import { adapterOf } from './adapter.js'
-import { LazyConnection } from './connection.js'
+import { EventCalls } from './calls.js'
+import { Connector } from './connection.js'
 import { Control, type DocumentInfo, type DocumentList, type DrainState, type Moved } from './control.js'
 import { Directory, type ServerInfo, type ServerState } from './directory.js'
 import { Documents } from './documents.js'
 import { Drain } from './drain.js'
-import { Engine, type EngineEvents, type News, type NewsKind, RemoteFailure } from './engine.js'
+import { Engine, type EngineEvents, type News, type NewsKind } from './engine.js'
 import { AffinityError } from './errors.js'
 import { type MetricsTarget, exportMetrics } from './exporters.js'
 import { documentOf } from './frames.js'
-import { HandOvers, LATE_MERGE_EVENT, MERGE_EVENT, OPEN_EVENT } from './handover.js'
+import { HandOvers } from './handover.js'
 import { type Health, healthOf } from './health.js'
 import { Heartbeat } from './heartbeat.js'
-import { type Adapter, type HocuspocusConnection, type Receiver, type SocketForHocuspocus, skipFurtherHooks } from './hocuspocus.js'
-import { type EventOutcomeName, Measures, type Metrics, readMetrics } from './metrics.js'
+import type { Adapter, SocketForHocuspocus } from './hocuspocus.js'
+import { Measures, type Metrics, readMetrics } from './metrics.js'
 import { Moves } from './move.js'
 import { native, type NativeMetrics } from './native.js'
+import { NewsDesk } from './news.js'
 import { Openings } from './openings.js'
 import { type Configuration, type CustomEvents, type Options, readOptions } from './options.js'
-import { PayloadCodec, packValue, unpackValue } from './payload.js'
+import { packValue } from './payload.js'
 import { Candidates, Placements } from './placement.js'
 import { ProxySocket } from './proxy.js'
 import { type Rebalanced, type RebalanceSettings, Rebalancing } from './rebalance.js'
-import { Reloads } from './reload.js'
-import { type NativeRequest, type SerializedHTTPRequest, isNative, serializeRequest } from './request.js'
-import { ClientSocket, type SocketHost } from './socket.js'
-import { within } from './time.js'
-import { type BaseWebSocket, closeSocket } from './websocket.js'
+import type { SerializedHTTPRequest } from './request.js'
+import type { ClientSocket, SocketHost } from './socket.js'
+import { Sockets } from './sockets.js'
+import { type Leaving, Stores } from './stores.js'
+import { repeat, within } from './time.js'
+import type { BaseWebSocket } from './websocket.js'
+import { wrap } from './wrap.js'
 
-const RETRY_STORE_MS = 500
 /** What hand-overs that are under way may take at the end. */
 const FLUSH_MS = 1000
 const MAX_NAME = 65_535
 const MAX_LISTED = 10_000
-const MAX_PAYLOAD = 64 * 1024 * 1024
-
-/** A call of handleEvent: how has it ended, or would it if nothing more happened? */
-interface EventCall {
-  outcome: EventOutcomeName
-}
 
 /**
  * Puts each document on exactly one server of a cluster, and makes every other server a proxy to it.
@@ -68,41 +63,38 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   readonly priority = 1000
 
   readonly #options: Options
-  readonly #payloads: PayloadCodec
+  readonly #news: NewsDesk
+  readonly #connector: Connector
   #engine: Engine | undefined
   #host!: SocketHost
   #documents!: Documents
   #handOvers!: HandOvers
+  #calls!: EventCalls
   #directory!: Directory
   #control!: Control
   #placements!: Placements
   #moves: Moves | undefined
   readonly #measures = new Measures()
   #failure: AffinityError | undefined
-  #reloads = new Reloads(
-    (document) => this.#storeNow(document),
-    (document, loaded) => this.#adapter!.merge(document, loaded),
-  )
   readonly #openings = new Openings()
-  #storesLater = new WeakSet<Document>()
   #instance: Hocuspocus | undefined
   #adapter: Adapter | undefined
+  #stores: Stores | undefined
   #heartbeat: Heartbeat | undefined
   #drain: Drain | undefined
   #drained: Promise<void> | undefined
   #destroyed: Promise<void> | undefined
 
-  #sockets = new Map<number, ClientSocket>()
-  /** To be flushed. */
-  #gathering: ClientSocket[] = []
-  #byWebSocket = new Map<BaseWebSocket, ClientSocket>()
-  #byKey = new Map<string, ClientSocket>()
-  /** Sockets refused because another one with their key is open; their close events are still to come. */
-  #refusedKeys = new Map<string, number>()
+  readonly #sockets = new Sockets(
+    () => {
+      this.#start()
+      return this.#host
+    },
+    (client, request, context) => this.#added(client, request, context),
+  )
   #proxies = new Map<number, ProxySocket>()
-  #lastSocket = 0
-  #news = new EventEmitter()
   #failClosedTimer: NodeJS.Timeout | undefined
+  #rebalancing: Rebalancing | undefined
   #rebalanceTimer: NodeJS.Timeout | undefined
   #wasMember = false
   #isEvicting = false
@@ -110,7 +102,8 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   /** @throws AffinityError `AFF_EINVAL`: an option is not valid; the message names it. */
   constructor(configuration: Configuration<TCE>) {
     this.#options = readOptions(configuration)
-    this.#payloads = new PayloadCodec(this.#options)
+    this.#news = new NewsDesk(this.#options.log)
+    this.#connector = new Connector(this.#options, () => this.#adapter)
   }
 
   /** This server's name in the cluster. */
@@ -261,7 +254,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   #drainInBackground(): DrainState {
     if (!this.#instance) throw new AffinityError('AFF_EINVAL', 'this server has no Hocuspocus: it has nothing to drain')
     const documents = this.#documentsHere('')
-    this.drain().catch((error) => this.#options.log.error('draining failed', { topic: 'documents', error }))
+    void this.#drainAndLog()
     const clients = documents.reduce((sum, { clients }) => sum + clients, 0)
     const { isDone, unstored } = this.#drain!
     return { documents: documents.length, clients, sockets: this.#sockets.size, done: isDone, unstored }
@@ -319,53 +312,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   ): Promise<Awaited<ReturnType<TCE[TName]>>> {
     checkName(documentName)
     this.#start()
-    const call: EventCall = { outcome: 'failed' }
-    const started = performance.now()
-    try {
-      return await this.#haveHandled(call, eventName, documentName, payload, onlyIfOpen)
-    } finally {
-      this.#measures.events[call.outcome].observe(performance.now() - started)
-    }
-  }
-
-  // biome-ignore lint/suspicious/noExplicitAny: the handler's own type
-  async #haveHandled(call: EventCall, eventName: string, documentName: string, payload: unknown, onlyIfOpen: boolean): Promise<any> {
-    const engine = this.#engine!
-    if (this.#documents.isLoaded(documentName)) {
-      const use = engine.claim(documentName, 'event')
-      const ended = use.then(() => () => engine.unuse(documentName, 'event')).catch(() => () => {})
-      return this.#runHere(call, eventName, documentName, payload).finally(async () => (await ended)())
-    }
-    const packed = this.#payloads.pack({ type: 'event', payload })
-    if (packed.length > MAX_PAYLOAD) {
-      throw new AffinityError('AFF_EINVAL', `event "${eventName}": the payload has ${packed.length} bytes, at most ${MAX_PAYLOAD} are allowed`)
-    }
-    const outcome = await engine.emit(eventName, documentName, packed, onlyIfOpen).catch((error) => {
-      if (error instanceof RemoteFailure) call.outcome = 'threw'
-      else if ((error as AffinityError).code === 'AFF_ETIMEOUT') call.outcome = 'timeout'
-      throw error instanceof RemoteFailure ? this.#payloads.unpackError(error.data) : error
-    })
-    if (outcome.here) {
-      return this.#runHere(call, eventName, documentName, payload).finally(() => engine.unuse(documentName, 'event'))
-    }
-    const result = outcome.open ? this.#payloads.unpack(outcome.result) : undefined
-    call.outcome = 'ok'
-    return result?.type === 'result' ? result.payload : undefined
-  }
-
-  // biome-ignore lint/suspicious/noExplicitAny: the handler's own type
-  async #runHere(call: EventCall, name: string, documentName: string, payload: unknown): Promise<any> {
-    call.outcome = 'threw'
-    const result = await this.#runEvent(name, documentName, payload)
-    call.outcome = 'ok'
-    return result
-  }
-
-  // biome-ignore lint/suspicious/noExplicitAny: the handler's own type
-  async #runEvent(name: string, documentName: string, payload: unknown): Promise<any> {
-    const handler = this.#options.customEvents.get(name)
-    if (!handler) throw new AffinityError('AFF_EEVENT', `unknown custom event "${name}" on server "${this.serverId}"`)
-    return handler(documentName, payload)
+    return (await this.#calls.handle(eventName, documentName, payload, onlyIfOpen)) as Awaited<ReturnType<TCE[TName]>>
   }
 
   /**
@@ -414,15 +361,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
    *   request, so it must be plain data
    */
   onSocketOpen(ws: BaseWebSocket, serializedHTTPRequest: SerializedHTTPRequest, context?: unknown): void {
-    const key = headerOf(serializedHTTPRequest, 'sec-websocket-key')
-    if (key !== undefined && this.#byKey.has(key)) {
-      this.#refusedKeys.set(key, (this.#refusedKeys.get(key) ?? 0) + 1)
-      closeSocket(ws, 1008, 'duplicate sec-websocket-key')
-      return
-    }
-    const client = this.#addSocket(ws, serializedHTTPRequest, serializedHTTPRequest, context)
-    this.#byWebSocket.set(ws, client)
-    if (key !== undefined) this.#byKey.set(key, client)
+    this.#sockets.open(ws, serializedHTTPRequest, context)
   }
 
   /**
@@ -435,7 +374,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     detachableMsg: ArrayBuffer | Uint8Array,
   ): void {
     const data = detachableMsg instanceof Uint8Array ? detachableMsg : new Uint8Array(detachableMsg)
-    this.#byWebSocket.get(ws)?.receive(data, true)
+    this.#sockets.receive(ws, data)
   }
 
   /**
@@ -444,65 +383,15 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
    * @param socketId the request's `sec-websocket-key`; or, where there is none (HTTP/2), the socket itself
    */
   onSocketClose(socketId: string | BaseWebSocket, code?: number, reason?: ArrayBuffer): void {
-    const refused = typeof socketId === 'string' ? this.#refusedKeys.get(socketId) : undefined
-    if (refused !== undefined) {
-      if (refused > 1) this.#refusedKeys.set(socketId as string, refused - 1)
-      else this.#refusedKeys.delete(socketId as string)
-      return
-    }
-    const client = typeof socketId === 'string' ? this.#byKey.get(socketId) : this.#byWebSocket.get(socketId)
-    if (!client) return
-    const key = typeof socketId === 'string' ? socketId : headerOf(client.request as SerializedHTTPRequest, 'sec-websocket-key')
-    this.#byWebSocket.delete(client.ws)
-    if (key !== undefined) this.#byKey.delete(key)
-    this.#sockets.delete(client.id)
-    client.closed(code === undefined ? undefined : { code, reason: reason ? Buffer.from(reason).toString() : '' })
+    this.#sockets.closed(socketId, code, reason)
   }
 
-  /** @param kept what the socket keeps of the request: a connection of the Hocuspocus here gets it */
-  #addSocket(ws: BaseWebSocket, request: SerializedHTTPRequest, kept: SerializedHTTPRequest | NativeRequest, context: unknown): ClientSocket {
-    const engine = this.#start()
+  #added(client: ClientSocket, request: SerializedHTTPRequest, context: unknown): void {
+    const engine = this.#engine!
     const isOut = engine.isClosed || (this.#options.failClosed && !engine.isMember())
-    const id = ++this.#lastSocket
-    const client = new ClientSocket(id, ws, kept, context, this.#host)
     if (isOut) setImmediate(() => client.close(1013, 'Try Again Later'))
-    this.#sockets.set(id, client)
     this.#heartbeat?.add(client)
-    engine.openSocket(id, packValue({ request, context: this.#options.deriveContext ? undefined : (context ?? {}) }))
-    return client
-  }
-
-  #connectClient(client: ClientSocket, socket: SocketForHocuspocus): LazyConnection {
-    if (client.context === undefined) client.context = {}
-    const { request, context } = client
-    const open = () => {
-      if (!isNative(request)) return this.#connectWithContext(socket, request, context)
-      return this.#connectWithContext(socket, serializeRequest(request, request.socket?.remoteAddress), context, request)
-    }
-    return new LazyConnection(socket, open, this.#options.log)
-  }
-
-  #connectWithContext(
-    socket: SocketForHocuspocus,
-    serialized: SerializedHTTPRequest,
-    context: unknown,
-    request?: NativeRequest,
-  ): HocuspocusConnection | Promise<HocuspocusConnection> {
-    const open = (value: unknown) => {
-      const adapter = this.#adapterOrThrow()
-      return adapter.connect(socket, request ?? adapter.requestOf(serialized), value)
-    }
-    const derive = this.#options.deriveContext
-    if (!derive) return open(context)
-    const derived = derive(serialized)
-    return derived instanceof Promise ? derived.then(open) : open(derived)
-  }
-
-  #adapterOrThrow(): Adapter {
-    if (!this.#adapter) {
-      throw new AffinityError('AFF_EINVAL', 'RedisServerAffinity is not among the extensions of a Hocuspocus')
-    }
-    return this.#adapter
+    engine.openSocket(client.id, packValue({ request, context: this.#options.deriveContext ? undefined : (context ?? {}) }))
   }
 
   // ---- Hocuspocus hooks -------------------------------------------------------------------------------
@@ -512,81 +401,29 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     if (this.#instance === instance || this.#destroyed) return
     if (this.#instance) throw new AffinityError('AFF_EINVAL', 'one RedisServerAffinity serves one Hocuspocus')
     this.#instance = instance
-    this.#adapter = adapterOf(instance)
-    this.#adapter.intercept((...args) => this.#accept(...args))
-    if (this.#adapter.pings) this.#heartbeat = new Heartbeat(instance.configuration.timeout)
-    this.#wrap(instance)
-    this.#start()
-    this.#handOvers.serve(instance)
-    const evict = (name: string, handOver: boolean) => this.#evict(name, handOver)
-    this.#moves = new Moves(instance, this.#engine!, this.#documents, this.#directory, evict)
+    const adapter = adapterOf(instance)
+    this.#adapter = adapter
+    adapter.intercept((...args) => this.#sockets.accept(...args))
+    if (adapter.pings) this.#heartbeat = new Heartbeat(instance.configuration.timeout)
+    const engine = this.#start()
+    const documents = this.#documents
+    const leaving = this.#leaving
+    const stores = new Stores(instance, adapter, engine, documents, leaving, this.#measures.stores, this.#options.lockTTL)
+    this.#stores = stores
+    this.#handOvers.serve(instance, stores)
+    this.#moves = new Moves(instance, engine, documents, this.#directory, this.#evict)
+    wrap(instance, {
+      documents,
+      openings: this.#openings,
+      isKept: (document) => stores.isLate(document) || leaving.isEnding(document),
+      drain: () => (this.#destroyed ? undefined : this.#drainAndLog()),
+    })
   }
 
-  /** Makes Hocuspocus act on instances where it acts on names, and drain where it would send clients away. */
-  #wrap(instance: Hocuspocus): void {
-    const unloadDocument = instance.unloadDocument.bind(instance)
-    instance.unloadDocument = async (document) => {
-      const isKept = this.#storesLater.has(document) || this.#isEnding(document)
-      if (isKept && !this.#documents.isLost(document)) return
-      if (instance.documents.get(document.name) === document) return unloadDocument(document)
-      if (!this.#documents.isLost(document) && !document.isDestroyed) return unloadDocument(document)
-    }
-    const createDocument = instance.createDocument.bind(instance)
-    instance.createDocument = async (...args) => {
-      const [documentName, , , connectionConfig] = args
-      try {
-        for (;;) {
-          this.#openings.check(documentName, connectionConfig)
-          const document = await createDocument(...args)
-          // What was lost while it was being loaded is nobody's: who has come since waits for the next load.
-          const isLost = this.#documents?.isLost(document)
-          if (isLost && instance.documents.get(documentName) === document) instance.documents.delete(documentName)
-          if (!isLost) return this.#opened(document, connectionConfig)
-        }
-      } finally {
-        this.#openings.ended(connectionConfig)
-      }
-    }
-    // One slot of the debouncer serves all instances of a name: a lost one must not take it from the present one.
-    const storeDocumentHooks = instance.storeDocumentHooks.bind(instance)
-    instance.storeDocumentHooks = (document, payload, immediately) =>
-      this.#documents?.isLost(document) ? Promise.resolve() : storeDocumentHooks(document, payload, immediately)
-    // Server.destroy() closes all connections before it waits for the documents: they move instead.
-    const closeConnections = instance.closeConnections.bind(instance)
-    instance.closeConnections = (documentName) => {
-      if (documentName !== undefined || this.#destroyed) return closeConnections(documentName)
-      void this.drain()
-        .catch((error) => this.#options.log.error('draining failed', { topic: 'documents', error }))
-        .finally(() => closeConnections())
-    }
-  }
-
-  /** @throws where whoever has opened it may not have it any more; then perhaps nobody wants it */
-  #opened(document: Document, connectionConfig: object): Document {
-    try {
-      this.#openings.check(document.name, connectionConfig)
-      return document
-    } catch (error) {
-      if (document.getConnectionsCount() === 0) void this.#instance?.unloadDocument(document)
-      throw error
-    }
-  }
-
-  /** Does the document go to another server, stored or not? */
-  #isEnding(document: Document): boolean {
-    return (this.#drain?.isEnding(document) || this.#moves?.isEnding(document)) ?? false
-  }
-
-  /** A socket of Hocuspocus's own wiring. */
-  #accept(ws: BaseWebSocket, request: NativeRequest, serialized: SerializedHTTPRequest, context: unknown): Receiver {
-    const client = this.#addSocket(ws, serialized, request, context)
-    return {
-      receive: (data) => client.receive(data),
-      closed: (event) => {
-        this.#sockets.delete(client.id)
-        client.closed(event)
-      },
-    }
+  readonly #leaving: Leaving = {
+    drain: () => this.#drain,
+    isEnding: (document) => (this.#drain?.isEnding(document) || this.#moves?.isEnding(document)) ?? false,
+    isClosed: () => this.#destroyed !== undefined,
   }
 
   /** `Server.listen()` resolves only once this server is a member. */
@@ -604,7 +441,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const { document, instance } = payload
     if (!document.isLoading || this.#documents?.isTracked(document)) return // again: see Reloads
     this.#start()
-    this.#reloads.loading(payload, await this.#documents.load(instance, document))
+    this.#stores!.reloads.loading(payload, await this.#documents.load(instance, document))
   }
 
   async afterLoadDocument({ document }: Pick<afterLoadDocumentPayload, 'document'>): Promise<void> {
@@ -613,72 +450,16 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   /** Redis is asked before each store: what this server has lost is not stored. */
   async onStoreDocument(payload: onStoreDocumentPayload): Promise<void> {
-    const { document, documentName } = payload
-    const notOurs = () => skipFurtherHooks(`document "${documentName}" is owned by another server now`)
-    if (this.#documents.isLost(document)) throw notOurs()
-    if (this.#drain && !(await this.#drain.turns.wait(document))) throw notOurs()
-    try {
-      this.#start()
-      // Redis is asked last: a load may have taken long.
-      while (await this.#reloads.whole(document, await this.#confirmStore(documentName)));
-    } catch (error) {
-      if ((error as AffinityError).code === 'AFF_EOWNED' || this.#documents.isLost(document)) throw notOurs()
-      this.#storeLater(payload)
-      throw error
-    }
-    if (this.#documents.isLost(document)) throw notOurs()
-    this.#documents.storing(document)
-  }
-
-  async #confirmStore(documentName: string): Promise<number> {
-    const { confirmed, refused, unavailable } = this.#measures.stores
-    const started = performance.now()
-    try {
-      const epoch = await this.#documents.confirm(documentName)
-      confirmed.observe(performance.now() - started)
-      return epoch
-    } catch (error) {
-      const isLost = (error as AffinityError).code === 'AFF_EOWNED'
-      const result = isLost ? refused : unavailable
-      result.observe(performance.now() - started)
-      throw error
-    }
-  }
-
-  /** Redis can't say whose the document is: it stays in memory, and is stored when Redis can. */
-  #storeLater(payload: onStoreDocumentPayload): void {
-    const { document } = payload
-    if (this.#storesLater.has(document)) return
-    this.#storesLater.add(document)
-    this.#options.log.debug(`Redis can't say whose document "${document.name}" is: it is stored later`, { topic: 'documents', document: document.name })
-    const again = () => {
-      this.#storesLater.delete(document)
-      if (!this.#engine!.isClosed && !document.isDestroyed) this.#store(document, payload)
-    }
-    setTimeout(again, RETRY_STORE_MS).unref()
+    await this.#stores?.before(payload)
   }
 
   async afterStoreDocument({ document }: Pick<afterStoreDocumentPayload, 'document'>): Promise<void> {
     this.#documents.stored(document)
   }
 
-  /**
-   * A store may have ended after another server had taken the document over, and loaded it without that: then this
-   * instance is still needed. So it goes once Redis has said, after the last store, that the document is ours; but not
-   * under a new epoch, before it has been loaded again and stored, nor while a drain is about to hand it over.
-   */
-  async beforeUnloadDocument({ instance, document, documentName }: beforeUnloadDocumentPayload): Promise<void> {
-    if (!this.#documents?.wasStored(document) || this.#documents.isLost(document)) return
-    try {
-      await this.#documents.confirm(documentName)
-    } catch (error) {
-      const { code } = error as AffinityError
-      if (code === 'AFF_ECLOSED') return
-      const again = () => void instance.unloadDocument(document)
-      if (code !== 'AFF_EOWNED') setTimeout(again, RETRY_STORE_MS).unref()
-      throw skipFurtherHooks()
-    }
-    if (this.#reloads.isUnderWay(document) || this.#isEnding(document)) throw skipFurtherHooks()
+  /** An instance that has been stored goes once Redis has said that its document is still this server's. */
+  async beforeUnloadDocument(payload: beforeUnloadDocumentPayload): Promise<void> {
+    await this.#stores?.beforeUnload(payload)
   }
 
   /** Ends the document's use: its lease is released with the last one. */
@@ -697,11 +478,14 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   async drain(): Promise<void> {
     const instance = this.#instance
     if (!instance || !this.#engine) return
-    const evict = (name: string, handOver: boolean) => this.#evict(name, handOver)
-    this.#drain ??= new Drain(instance, this.#engine, this.#documents, this.#handOvers, evict, this.#options.drainTimeout)
+    this.#drain ??= new Drain(instance, this.#engine, this.#documents, this.#handOvers, this.#evict, this.#options.drainTimeout)
     this.#drained ??= this.#drain.run()
     this.#directory.tell()
     await this.#drained
+  }
+
+  async #drainAndLog(): Promise<void> {
+    await this.drain().catch((error) => this.#options.log.error('draining failed', { topic: 'documents', error }))
   }
 
   /** Leaves the cluster: leases are freed, proxy sockets closed, and the connections to Redis end. */
@@ -720,7 +504,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     await this.#engine?.stop()
     for (const proxy of [...this.#proxies.values()]) proxy.closed(1001, 'server is going away')
     // Nothing serves them any more: their clients connect to another server.
-    for (const client of [...this.#sockets.values()]) client.close(1012, 'Service Restart')
+    this.#sockets.closeAll(1012, 'Service Restart')
     this.#adapter?.release()
     this.#heartbeat?.stop()
     this.#options.redis.disconnect()
@@ -735,9 +519,10 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     const timeout = this.#instance?.configuration.timeout ?? 60_000
     const aliveEvery = Math.max(50, Math.min(15_000, Math.floor(timeout / 4)))
     this.#engine = new Engine(this.#options, aliveEvery, this.#events)
-    this.#host = { engine: this.#engine, connect: (client, socket) => this.#connectClient(client, socket) }
+    this.#host = { engine: this.#engine, connect: (client, socket) => this.#connector.ofClient(client, socket) }
     this.#documents = new Documents(this.#engine)
     this.#handOvers = new HandOvers(this.#engine, this.#documents)
+    this.#calls = new EventCalls(this.#engine, this.#documents, this.#handOvers, this.#options, this.#measures.events)
     const { prefix } = this.#options
     const self = { serverId: this.serverId, region: this.#options.region, version }
     this.#directory = new Directory(this.#engine, prefix, self)
@@ -758,14 +543,11 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
   }
 
   #rebalance(settings: RebalanceSettings, candidates: Candidates): void {
-    const rebalancing = new Rebalancing(settings, this.serverId, candidates, this.#options.log)
-    const self = new WeakRef(this) // as in Engine: a timer keeps nothing
-    const timer = setInterval(() => {
-      const affinity = self.deref()
-      if (!affinity || affinity.#drain) clearInterval(timer)
-      else if (affinity.#engine!.isMember()) void rebalancing.run(affinity.#rebalanced())
-    }, settings.every)
-    this.#rebalanceTimer = timer.unref()
+    this.#rebalancing = new Rebalancing(settings, this.serverId, candidates, this.#options.log)
+    this.#rebalanceTimer = repeat(this, settings.every, (affinity) => {
+      if (affinity.#drain) clearInterval(affinity.#rebalanceTimer)
+      else if (affinity.#engine!.isMember()) void affinity.#rebalancing!.run(affinity.#rebalanced())
+    })
   }
 
   #rebalanced(): Rebalanced {
@@ -784,47 +566,23 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
 
   /** `failClosed`: past the membership's deadline nobody is served, until Redis says who owns what. */
   #watchMembership(): void {
-    const self = new WeakRef(this) // as in Engine: a timer keeps nothing
-    const timer = setInterval(
-      () => {
-        const affinity = self.deref()
-        if (affinity) affinity.#lookAtMembership()
-        else clearInterval(timer)
-      },
-      Math.max(20, this.#options.lockTTL / 40),
-    )
-    timer.unref()
-    this.#failClosedTimer = timer
+    this.#failClosedTimer = repeat(this, Math.max(20, this.#options.lockTTL / 40), (affinity) => affinity.#lookAtMembership())
   }
 
   #lookAtMembership(): void {
     const isMember = this.#engine!.isMember()
-    if (this.#wasMember && !isMember) {
-      for (const client of [...this.#sockets.values()]) client.close(1013, 'Try Again Later')
-    }
+    if (this.#wasMember && !isMember) this.#sockets.closeAll(1013, 'Try Again Later')
     this.#wasMember = isMember
   }
 
   readonly #events: EngineEvents = {
-    send: (id, message) => {
-      const client = this.#sockets.get(id)
-      if (client?.gather(message)) this.#gathering.push(client)
-    },
-    sent: () => {
-      for (const client of this.#gathering) client.flush()
-      this.#gathering.length = 0
-    },
+    send: (id, message) => this.#sockets.gather(id, message),
+    sent: () => this.#sockets.flush(),
     closeSocket: (id, code, reason) => this.#sockets.get(id)?.close(code, reason),
     local: (id, data) => this.#sockets.get(id)?.local(data),
     route: (id, address, place, taken) => this.#sockets.get(id)?.placed(address, place, taken),
     openProxy: (id, origin, packed) => {
-      const connect = (socket: SocketForHocuspocus) => {
-        const open = () => {
-          const { request, context } = unpackValue(packed) as { request: SerializedHTTPRequest; context: unknown }
-          return this.#connectWithContext(socket, request, context ?? {})
-        }
-        return new LazyConnection(socket, open, this.#options.log)
-      }
+      const connect = (socket: SocketForHocuspocus) => this.#connector.ofProxy(packed, socket)
       const isMute = () => this.#isEvicting
       const proxy = new ProxySocket(id, origin, this.#engine!, connect, isMute, () => this.#proxies.delete(id))
       if (proxy.readyState === 1) this.#proxies.set(id, proxy)
@@ -836,95 +594,32 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     place: (name) => void this.#placements.place(name, this.#drain !== undefined).then((target) => this.#engine!.place(name, target)),
     failed: (error) => {
       this.#failure = error
-      for (const client of [...this.#sockets.values()]) client.close(1012, 'Service Restart')
-      this.#emit('failed', { error })
+      this.#sockets.closeAll(1012, 'Service Restart')
+      this.#news.tell('failed', { error })
     },
     news: (kind, news) => {
       if (kind === 'owned') this.#onOwned(news.documentName!, news.epoch!)
-      if (kind === 'takeover') this.#storeOnceMore(news.documentName!)
-      this.#emit(kind, news)
+      if (kind === 'takeover') this.#stores?.onceMore(news.documentName!)
+      this.#control.tell(kind, news)
+      this.#news.tell(kind, news)
     },
     control: (from, message) => this.#control.receive(from, message),
     isNeeded: () => this.#proxies.size > 0 || this.#documents.count > 0,
-    runEvent: (token, name, documentName, packed) => {
-      const run = async () => {
-        if (name === MERGE_EVENT || name === LATE_MERGE_EVENT) {
-          await this.#handOvers.receive(documentName, packed.slice())
-          if (name === LATE_MERGE_EVENT) this.#storeOnceMore(documentName)
-          return new Uint8Array()
-        }
-        if (name === OPEN_EVENT) {
-          await this.#handOvers.opened(documentName)
-          return new Uint8Array()
-        }
-        const event = this.#payloads.unpack(packed)
-        const payload = event.type === 'event' ? event.payload : undefined
-        return this.#payloads.pack({ type: 'result', payload: await this.#runEvent(name, documentName, payload) })
-      }
-      run().then(
-        (result) => this.#engine!.eventResult(token, true, result),
-        (error) => this.#engine!.eventResult(token, false, this.#payloads.packError(error)),
-      )
-    },
+    runEvent: (token, name, documentName, packed) => this.#calls.asked(token, name, documentName, packed),
   }
 
   /** With an instance that is loaded this is a new epoch: others may have owned and stored the document in between. */
   #onOwned(name: string, epoch: number): void {
     this.#documents.renewed(name, epoch)
     const document = this.#documents.instanceOf(name)
-    if (document) this.#reloads.reload(document, epoch)
-  }
-
-  /** A store of the dead owner's may still have been under way, and end after ours: it is not to be the last one. */
-  #storeOnceMore(name: string): void {
-    const store = () => {
-      const document = this.#destroyed || this.#drain ? undefined : this.#documents.instanceOf(name)
-      if (document) this.#storeNow(document)
-    }
-    setTimeout(store, this.#options.lockTTL).unref()
-  }
-
-  #storeNow(document: Document): void {
-    this.#store(document, this.#adapter!.storePayload(document))
-  }
-
-  #store(document: Document, payload: onStoreDocumentPayload): void {
-    this.#instance!.storeDocumentHooks(document, payload, true).catch(() => {}) // Hocuspocus has told of it
-  }
-
-  #emit(kind: NewsKind, news: News): void {
-    this.#logNews(kind, news)
-    if (kind !== 'failed') this.#control.tell(kind, news)
-    for (const listener of this.#news.listeners(kind)) this.#tell(kind, listener as (news: News) => unknown, news)
-  }
-
-  /** The engine itself tells of the other kinds. */
-  #logNews(kind: NewsKind, { documentName, server, epoch }: News): void {
-    const { log } = this.#options
-    const topic = documentName === undefined ? 'links' : 'documents'
-    if (!log.wants(topic)) return
-    const details = { topic, document: documentName, peer: server, epoch } as const
-    if (kind === 'owned') log.debug(`document "${documentName}" is owned here`, details)
-    if (kind === 'lost') log.debug(`document "${documentName}" is lost to server "${server}"`, details)
-    if (kind === 'resync') log.debug(`messages to server "${server}" were missing, and are sent again`, details)
-    if (kind === 'serverUp') log.debug(`first word from server "${server}"`, details)
-  }
-
-  /** One listener's error is no other's. */
-  #tell(kind: NewsKind, listener: (news: News) => unknown, news: News): void {
-    const failed = (error: unknown) => this.#options.log.error(`a listener of "${kind}" failed`, { error })
-    try {
-      Promise.resolve(listener(news)).catch(failed)
-    } catch (error) {
-      failed(error)
-    }
+    if (document) this.#stores!.reloads.reload(document, epoch)
   }
 
   /**
    * Another server owns a document that is loaded here, or will: its instance goes, unstored, after its
    * difference has been handed over. The connections that it still has are served elsewhere already.
    */
-  #evict(name: string, handOver: boolean): void {
+  readonly #evict = (name: string, handOver: boolean): void => {
     const instance = this.#instance
     this.#openings.lost(name)
     const document = this.#documents.lose(name)
@@ -944,11 +639,6 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     else document.destroy()
     void instance.hooks('afterUnloadDocument', { instance, documentName: name }).catch(() => {})
   }
-}
-
-function headerOf(request: SerializedHTTPRequest, name: string): string | undefined {
-  const value = request.headers[name]
-  return Array.isArray(value) ? value[0] : value
 }
 
 function checkName(documentName: string): void {

@@ -1,5 +1,10 @@
-import { type CloseEvent, type HocuspocusConnection, RESET, type SocketForHocuspocus } from './hocuspocus.js'
+import { AffinityError } from './errors.js'
+import { type Adapter, type CloseEvent, type HocuspocusConnection, RESET, type SocketForHocuspocus } from './hocuspocus.js'
 import type { Logger } from './log.js'
+import type { Options } from './options.js'
+import { unpackValue } from './payload.js'
+import { type NativeRequest, type SerializedHTTPRequest, isNative, serializeRequest } from './request.js'
+import type { ClientSocket } from './socket.js'
 
 const CLOSED = 3
 
@@ -79,5 +84,51 @@ export class LazyConnection {
   /** Traffic elsewhere is life here too: Hocuspocus closes what it has not heard of for its `timeout`. */
   alive(): void {
     if (this.#connection) this.#connection.lastMessageReceivedAt = Date.now()
+  }
+}
+
+/** Opens connections of the Hocuspocus here, each with its request and its context. */
+export class Connector {
+  /** @param adapter undefined where there is no Hocuspocus */
+  constructor(
+    private readonly options: Pick<Options, 'deriveContext' | 'log'>,
+    private readonly adapter: () => Adapter | undefined,
+  ) {}
+
+  /** For a client of this server. */
+  ofClient(client: ClientSocket, socket: SocketForHocuspocus): LazyConnection {
+    if (client.context === undefined) client.context = {}
+    const { request, context } = client
+    const open = () => {
+      if (!isNative(request)) return this.#open(socket, request, context)
+      return this.#open(socket, serializeRequest(request, request.socket?.remoteAddress), context, request)
+    }
+    return new LazyConnection(socket, open, this.options.log)
+  }
+
+  /** For a client of another server, which has sent its request and its context. */
+  ofProxy(packed: Uint8Array, socket: SocketForHocuspocus): LazyConnection {
+    const open = () => {
+      const { request, context } = unpackValue(packed) as { request: SerializedHTTPRequest; context: unknown }
+      return this.#open(socket, request, context ?? {})
+    }
+    return new LazyConnection(socket, open, this.options.log)
+  }
+
+  #open(
+    socket: SocketForHocuspocus,
+    serialized: SerializedHTTPRequest,
+    context: unknown,
+    request?: NativeRequest,
+  ): HocuspocusConnection | Promise<HocuspocusConnection> {
+    const connect = (value: unknown) => {
+      const adapter = this.adapter()
+      if (!adapter) throw new AffinityError('AFF_EINVAL', 'RedisServerAffinity is not among the extensions of a Hocuspocus')
+      return adapter.connect(socket, request ?? adapter.requestOf(serialized), value)
+    }
+    const derive = this.options.deriveContext
+    if (!derive) return connect(context)
+    const derived = derive(serialized)
+    return derived instanceof Promise ? derived.then(connect) : connect(derived)
   }
 }

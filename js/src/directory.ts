@@ -1,5 +1,6 @@
 import { hostname } from 'node:os'
 import type { Engine } from './engine.js'
+import { repeat } from './time.js'
 import type { RedisValue } from './values.js'
 
 /** What a server tells of itself: for operators, and for whoever chooses one. */
@@ -69,14 +70,8 @@ export class Directory {
 
   /** Tells of this server now, and every so many ms, as long as anybody refers to it. */
   begin(every: number, state: () => ServerState): void {
-    const self = new WeakRef(this)
     this.#state = state
-    const timer = setInterval(() => {
-      const directory = self.deref()
-      if (directory) void directory.#tell()
-      else clearInterval(timer)
-    }, every)
-    this.#timer = timer.unref()
+    this.#timer = repeat(this, every, (directory) => void directory.#tell())
     void this.#tell()
   }
 

@@ -7,6 +7,7 @@ import { native, type NativeHandle, type NativeMetrics, type NativeOptions } fro
 import type { Options, RSAMessage } from './options.js'
 import { bytesOf } from './payload.js'
 import { type Fields, HEADER, Records, handOneByOne } from './records.js'
+import { repeat } from './time.js'
 import { layOut, type RedisValue, valuesIn } from './values.js'
 import { Message } from './websocket.js'
 
@@ -166,7 +167,7 @@ export class Engine {
     }
     const self = new WeakRef(this)
     this.#handle = Engine.#open(settings, Engine.#blocksOf(self))
-    this.#heartbeat = Engine.#beat(self, Math.max(10, Math.min(1000, options.stallLimit / 10)))
+    this.#heartbeat = repeat(this, Math.max(10, Math.min(1000, options.stallLimit / 10)), Engine.#beat)
     options.log.debug(`Redis: ${transportOf(options)}`, { topic: 'redis' })
     if (options.foreign !== undefined) this.#foreign = new Foreign(options.redis, Engine.#foreignOf(self))
   }
@@ -213,13 +214,8 @@ export class Engine {
     }
   }
 
-  static #beat(self: WeakRef<Engine>, every: number): NodeJS.Timeout {
-    const timer = setInterval(() => {
-      const engine = self.deref()
-      if (engine) native.alive(engine.#handle)
-      else clearInterval(timer)
-    }, every)
-    return timer.unref()
+  static #beat(engine: Engine): void {
+    native.alive(engine.#handle)
   }
 
   /** As ready(), for who does not need it to live. */

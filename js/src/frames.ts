@@ -74,6 +74,12 @@ export function isClose(frame: Uint8Array): boolean {
   return end >= 0 && frame[end] === CLOSE
 }
 
+/** The reason in a CLOSE; undefined for any other frame. */
+export function closeReason(frame: Uint8Array): string | undefined {
+  const end = typeAt(frame)
+  return end >= 0 && frame[end] === CLOSE ? readString(frame.subarray(end + 1)) : undefined
+}
+
 /** Does this frame of Hocuspocus end its address: a CLOSE, or PermissionDenied? */
 export function endsRoute(frame: Uint8Array): boolean {
   const end = typeAt(frame)

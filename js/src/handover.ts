@@ -3,16 +3,17 @@ import { applyUpdate, encodeStateAsUpdate, mergeUpdates } from 'yjs'
 import type { Documents } from './documents.js'
 import type { Engine, EventOutcome } from './engine.js'
 import { AffinityError } from './errors.js'
+import type { Stores } from './stores.js'
 import { pause } from './time.js'
 
 /** The internal event by which the state of a document goes to its new owner. No custom event has such a name. */
-export const MERGE_EVENT = '\0merge'
+const MERGE_EVENT = '\0merge'
 
 /** The same while a store of the sender's is under way, which may end after the new owner's: that is to store once more. */
-export const LATE_MERGE_EVENT = '\0late-merge'
+const LATE_MERGE_EVENT = '\0late-merge'
 
 /** The internal event by which a former owner learns that the document is open at its new owner. */
-export const OPEN_EVENT = '\0open'
+const OPEN_EVENT = '\0open'
 
 /** What one message between servers can hold. */
 const MAX_STATE = 64 * 1024 * 1024
@@ -78,6 +79,7 @@ class HandOver {
 export class HandOvers {
   #running = new Set<HandOver>()
   #instance: Hocuspocus | undefined
+  #stores: Pick<Stores, 'onceMore'> | undefined
 
   constructor(
     private readonly engine: Engine,
@@ -85,8 +87,9 @@ export class HandOvers {
   ) {}
 
   /** The Hocuspocus whose documents these are. */
-  serve(instance: Hocuspocus): void {
+  serve(instance: Hocuspocus, stores: Pick<Stores, 'onceMore'>): void {
     this.#instance = instance
+    this.#stores = stores
   }
 
   /**
@@ -150,7 +153,7 @@ export class HandOvers {
     if (!outcome.here) return
     // Nobody wants it: this server has it once more, and the state goes to the store through a new instance.
     try {
-      await this.receive(name, update)
+      await this.#receive(name, update)
     } finally {
       this.engine.unuse(name, 'event')
     }
@@ -162,14 +165,22 @@ export class HandOvers {
     if (here) this.engine.unuse(name, 'event') // nobody else has wanted it
   }
 
-  /** At the owner: resolves when the document is open here, or after a while. */
-  async opened(name: string): Promise<void> {
+  /** At the owner: handles an internal event of a former one; undefined where it is none. */
+  handle(event: string, name: string, payload: Uint8Array): Promise<void> | undefined {
+    if (event === OPEN_EVENT) return this.#opened(name)
+    if (event === MERGE_EVENT) return this.#receive(name, payload.slice())
+    if (event === LATE_MERGE_EVENT) return this.#receive(name, payload.slice()).then(() => this.#stores!.onceMore(name))
+    return undefined
+  }
+
+  /** Resolves when the document is open here, or after a while. */
+  async #opened(name: string): Promise<void> {
     const deadline = Date.now() + NEW_OWNER_WITHIN_MS
     while (!this.#instance!.documents.has(name) && Date.now() < deadline) await pause(LOOK_AGAIN_MS)
   }
 
-  /** At the owner: merges what a former one has sent, and stores. Fails if it is not stored: the sender keeps it. */
-  async receive(name: string, update: Uint8Array): Promise<void> {
+  /** Merges what a former owner has sent, and stores. Fails if it is not stored: the sender keeps it. */
+  async #receive(name: string, update: Uint8Array): Promise<void> {
     const connection = await this.#instance!.openDirectConnection(name, {})
     const document = connection.document!
     let merged: number

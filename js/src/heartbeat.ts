@@ -1,5 +1,6 @@
 import { TIMEOUT } from './hocuspocus.js'
 import type { ClientSocket } from './socket.js'
+import { repeat } from './time.js'
 import type { BaseWebSocket } from './websocket.js'
 
 /** A socket of ws. */
@@ -29,12 +30,7 @@ export class Heartbeat {
   readonly #timer: NodeJS.Timeout
 
   constructor(timeout: number) {
-    const self = new WeakRef(this) // as in Engine: a timer keeps nothing
-    this.#timer = setInterval(() => {
-      const heartbeat = self.deref()
-      if (heartbeat) heartbeat.#beat()
-    }, timeout / BEATS)
-    this.#timer.unref()
+    this.#timer = repeat(this, timeout / BEATS, (heartbeat) => heartbeat.#beat())
   }
 
   add(client: ClientSocket): void {

@@ -1,7 +1,7 @@
 import type { LazyConnection } from './connection.js'
 import type { Engine } from './engine.js'
-import { deniedReason, isClose } from './frames.js'
-import { type CloseEvent, MOVED_REASON, NOT_OWNER_REASON, RESET, type SocketForHocuspocus } from './hocuspocus.js'
+import { closeReason, deniedReason, isClose } from './frames.js'
+import { type CloseEvent, MOVED_REASON, NOT_OWNER_REASON, RESET, type SocketForHocuspocus, TIMEOUT } from './hocuspocus.js'
 
 const OPEN = 1
 const CLOSED = 3
@@ -50,7 +50,10 @@ export class ProxySocket implements SocketForHocuspocus {
   #sendCloses(): void {
     if (this.#closes.length === 0) return
     for (const data of this.#closes.splice(0)) {
-      if (this.readyState === OPEN) this.engine.proxySend(this.id, data)
+      if (this.readyState !== OPEN) return
+      // Hocuspocus 4.0 leaves the socket open, and providers do not recover from that by themselves.
+      if (closeReason(data) === TIMEOUT.reason) this.close(TIMEOUT.code, TIMEOUT.reason)
+      else this.engine.proxySend(this.id, data)
     }
   }
 

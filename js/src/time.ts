@@ -11,3 +11,17 @@ export function within(ms: number, work: Promise<unknown>): Promise<void> {
     work.then(done, done)
   })
 }
+
+/**
+ * Calls `run` every so many ms, as long as somebody else refers to `owner`: the timer keeps neither that nor the process.
+ * `run` is kept: it must not refer to `owner`, nor to what does.
+ */
+export function repeat<T extends object>(owner: T, ms: number, run: (owner: T) => void): NodeJS.Timeout {
+  const reference = new WeakRef(owner)
+  const timer = setInterval(() => {
+    const present = reference.deref()
+    if (present) run(present)
+    else clearInterval(timer)
+  }, ms)
+  return timer.unref()
+}

@@ -194,7 +194,7 @@ const scenes = {
   async 'many forgotten'() {
     const before = threads()
     await (async () => {
-      for (let n = 0; n < 30; n++) await makeServer(`a${n}`, { failClosed: n % 2 === 0 }).affinity.ready()
+      for (let n = 0; n < 30; n++) await makeServer(`a${n}`, { failClosed: n % 2 === 0, rebalance: n % 3 === 0 }).affinity.ready()
     })()
     console.log(`threads ${threads() - before}`)
     await collect(() => threads() === before)
