@@ -145,7 +145,8 @@ const scenarios = {
   async latency() {
     const trips = []
     const run = (how) => async (variant) => how(await clusterOf(variant), load, SIZES.latency)
-    const variants = ['mirror', 'relay', 'relayed', ...all.slice(1)]
+    const [mirror, ...others] = all
+    const variants = [mirror, 'relay', 'relayed', ...others]
     const near = await rounds('latency', variants, async (variant) => {
       if (variant === 'bare') trips.push(await load.call('redisTrips', { path: redis.path, count: SIZES.trips }))
       return run(runs.oneAtATime)(variant)

@@ -27,7 +27,7 @@ import { documentOf } from './frames.js'
 import { HandOvers } from './handover.js'
 import { type Health, healthOf } from './health.js'
 import { Heartbeat } from './heartbeat.js'
-import type { Adapter, SocketForHocuspocus } from './hocuspocus.js'
+import { type Adapter, RESET, type SocketForHocuspocus } from './hocuspocus.js'
 import { Measures, type Metrics, readMetrics } from './metrics.js'
 import { Moves } from './move.js'
 import { native, type NativeMetrics } from './native.js'
@@ -629,7 +629,7 @@ export class RedisServerAffinity<TCE extends CustomEvents = CustomEvents> implem
     this.#isEvicting = true
     for (const connection of document.getConnections()) {
       try {
-        connection.close({ code: 4205, reason: 'Reset Connection' })
+        connection.close(RESET)
       } catch (error) {
         this.#options.log.error('a listener failed as a connection was closed', { topic: 'sockets', document: name, error })
       }
