@@ -1,10 +1,10 @@
 // The load generator: a process of its own, steered over IPC. Updates are made by a Y.Doc before a run; while it measures
 // it counts and keeps, and decodes nothing.
-import net from 'node:net'
 import { isDeepStrictEqual } from 'node:util'
 import * as Y from 'yjs'
 import { Client, updateFrame } from './client.mjs'
 import { median, quantile } from './figures.mjs'
+import { connect, publishHead, subscribed } from './resp.mjs'
 
 process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'))
 
@@ -213,25 +213,12 @@ function run({ clients, writers }, window, onEnd) {
  * subscriber hears that.
  */
 async function redisTrips({ path, count }) {
-  const connect = () =>
-    new Promise((resolve, reject) => {
-      const socket = net.connect(path)
-      socket.once('connect', () => resolve(socket)).once('error', reject)
-    })
   const payload = 'x'.repeat(40)
-  const publish = (channel) => `*3\r\n$7\r\nPUBLISH\r\n$${channel.length}\r\n${channel}\r\n$${payload.length}\r\n${payload}\r\n`
-  const subscribe = async (channel, onMessage) => {
-    const socket = await connect()
-    await new Promise((resolve) => {
-      socket.once('data', resolve)
-      socket.write(`*2\r\n$9\r\nSUBSCRIBE\r\n$${channel.length}\r\n${channel}\r\n`)
-    })
-    socket.on('data', onMessage)
-    return socket
-  }
+  const publish = (channel) => `${publishHead(channel)}${payload.length}\r\n${payload}\r\n`
+  const subscribe = async (channel, onMessage) => (await subscribed(path, channel)).on('data', onMessage)
   const there = publish('bench-there')
   const back = publish('bench-back')
-  const [first, second] = [await connect(), await connect()]
+  const [first, second] = [await connect(path), await connect(path)]
   first.resume()
   second.resume()
   let arrived

@@ -5,15 +5,10 @@
 import { EventEmitter, once } from 'node:events'
 import net from 'node:net'
 import { Redis } from 'ioredis'
+import { connect, publishHead, subscribed } from './resp.mjs'
 
 const OWNER = 's1'
 const ORIGIN = 's2'
-
-const connect = (...to) =>
-  new Promise((resolve, reject) => {
-    const socket = net.connect(...to)
-    socket.once('connect', () => resolve(socket.setNoDelay(true))).once('error', reject)
-  })
 
 /** What is written within one turn of the loop is one system call. */
 function write(socket, ...parts) {
@@ -41,9 +36,7 @@ async function throughRedis({ redis, self, peer }, onMessage) {
   const channel = (serverId) => `relay-${serverId}`
   const publisher = await connect(redis.path)
   publisher.resume()
-  const subscriber = await connect(redis.path)
-  subscriber.write(`*2\r\n$9\r\nSUBSCRIBE\r\n$${channel(self).length}\r\n${channel(self)}\r\n`)
-  await new Promise((resolve) => subscriber.once('data', resolve))
+  const subscriber = await subscribed(redis.path, channel(self))
   const before = `*3\r\n$7\r\nmessage\r\n$${channel(self).length}\r\n${channel(self)}\r\n$`.length
   const next = (bytes) => {
     const lineEnd = bytes.indexOf('\r\n', before)
@@ -53,7 +46,7 @@ async function throughRedis({ redis, self, peer }, onMessage) {
     return end + 2 <= bytes.length ? [start, end, end + 2] : undefined
   }
   cut(subscriber, next, onMessage)
-  const head = `*3\r\n$7\r\nPUBLISH\r\n$${channel(peer).length}\r\n${channel(peer)}\r\n$`
+  const head = publishHead(channel(peer))
   return (message) => write(publisher, `${head}${message.length}\r\n`, message, '\r\n')
 }
 
